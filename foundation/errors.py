@@ -1,0 +1,28 @@
+"""Errors that are the user's to mend: one message, no traceback, exit code 2."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A failure with a reason the user can act on.
+
+    `message` names the file, row or key, what was found and what was wanted; `remedy` says what to do. The command
+    line prints both and exits with code 2; a library user sees them as the exception's text.
+    """
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        self.message = message
+        self.remedy = remedy
+        super().__init__(f"{message}\n{remedy}" if remedy else message)
+
+
+def nearest(name: str, options: Iterable[str]) -> str:
+    """A phrase that suggests the option most like `name`, or lists them all: for the end of an error message."""
+    options = sorted(map(str, options))
+    close = difflib.get_close_matches(str(name), options, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean '{close[0]}'?"
+    return f"known: {', '.join(options)}" if options else "nothing is known here"

@@ -1,0 +1,32 @@
+"""The one gateway to TensorFlow: `from foundation.tf import tf, keras`.
+
+headrace needs Keras 2 (tf-keras), which TensorFlow only gives when TF_USE_LEGACY_KERAS is set before tf.keras is first
+touched: TensorFlow Recommenders and TensorFlow Ranking are written for it. TensorFlow's start-up chatter is kept off
+the screen unless the caller asked for it.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+
+from foundation.errors import UserError
+
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # oneDNN's sums depend on the thread count: law 1
+
+warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"tensorflow.*|tf_keras.*|flatbuffers.*")
+
+import tensorflow as tf  # noqa: E402
+
+if not tf.keras.__version__.startswith("2."):
+    raise UserError(
+        f"headrace needs Keras 2 (tf-keras), but this process already chose Keras {tf.keras.__version__}.",
+        "Set TF_USE_LEGACY_KERAS=1 before the first `import tensorflow`, or import headrace's packages first.",
+    )
+
+tf.get_logger().setLevel("ERROR")
+keras = tf.keras
+
+__all__ = ["keras", "tf"]
