@@ -20,9 +20,10 @@ warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"tensorfl
 
 import tensorflow as tf  # noqa: E402
 
-if not tf.keras.__version__.startswith("2."):
+# Which Keras was chosen shows in where its classes live: a version attribute exists only under Keras 3.
+if not tf.keras.Model.__module__.startswith("tf_keras"):
     raise UserError(
-        f"headrace needs Keras 2 (tf-keras), but this process already chose Keras {tf.keras.__version__}.",
+        f"headrace needs Keras 2 (tf-keras), but this process already chose another ({tf.keras.Model.__module__}).",
         "Set TF_USE_LEGACY_KERAS=1 before the first `import tensorflow`, or import headrace's packages first.",
     )
 

@@ -1,0 +1,32 @@
+# Everything runs in .venv, which `make setup` makes; HEADRACE_PYTHON names another Python (3.10 to 3.12).
+PY := .venv/bin/python
+SETUP := .venv/.headrace-setup
+
+.PHONY: setup demo test test-long lint bench peers clean
+
+setup: $(SETUP)
+
+$(SETUP): setup.cfg pyproject.toml .ci/setup
+	@bash .ci/setup
+	@touch $@
+
+demo: $(SETUP)
+	.venv/bin/headrace run configs/demo.yaml
+
+test: $(SETUP) lint
+	$(PY) -m pytest -m "not long"
+
+test-long: $(SETUP)
+	$(PY) -m pytest
+
+lint: $(SETUP)
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+bench: $(SETUP)
+	$(PY) -m benchmarks all
+
+clean:
+	rm -rf .venv build dist *.egg-info runs .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,72 @@
+"""A file or folder exists whole or not at all."""
+
+import errno
+import json
+
+import pytest
+
+from foundation.errors import UserError
+from foundation.files import atomic_directory, atomic_file, disk_errors, read_json, sweep_partial, write_json
+
+
+def test_a_file_appears_only_when_its_block_ends_well(tmp_path):
+    path = tmp_path / "deep" / "a.txt"
+    with atomic_file(path) as temporary:
+        temporary.write_text("whole")
+        assert not path.exists()
+    assert path.read_text() == "whole"
+    assert [entry.name for entry in path.parent.iterdir()] == ["a.txt"]
+
+
+def test_a_failed_file_leaves_the_old_one_and_no_rest(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), atomic_file(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_folder_replaces_the_old_one_whole(tmp_path):
+    path = tmp_path / "folder"
+    for content in ("first", "second"):
+        with atomic_directory(path) as temporary:
+            (temporary / content).write_text(content)
+    assert [entry.name for entry in path.iterdir()] == ["second"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_failed_folder_leaves_nothing(tmp_path):
+    with pytest.raises(KeyboardInterrupt), atomic_directory(tmp_path / "folder") as temporary:
+        (temporary / "half").write_text("half")
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_killed_writers_left_is_swept_and_the_rest_is_not(tmp_path):
+    (tmp_path / ".a.txt.123.partial").write_text("half")
+    (tmp_path / ".folder.123.partial").mkdir()
+    (tmp_path / "kept.txt").write_text("whole")
+    assert len(sweep_partial(tmp_path)) == 2
+    assert [entry.name for entry in tmp_path.iterdir()] == ["kept.txt"]
+
+
+@pytest.mark.parametrize(
+    ("number", "words"), [(errno.ENOSPC, "disk is full"), (errno.EROFS, "cannot be written"), (errno.EACCES, "cannot be")]
+)
+def test_what_the_disk_refuses_is_said_with_its_path(tmp_path, number, words):
+    with pytest.raises(UserError, match=words) as caught, disk_errors(tmp_path / "x"):
+        raise OSError(number, "refused")
+    assert str(tmp_path / "x") in caught.value.message
+
+
+def test_json_round_trip_and_its_errors(tmp_path):
+    write_json(tmp_path / "a.json", {"b": [1, 2]})
+    assert read_json(tmp_path / "a.json", "the record") == {"b": [1, 2]}
+    assert json.loads((tmp_path / "a.json").read_text()) == {"b": [1, 2]}
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(UserError, match=r"bad\.json: the record is not valid JSON"):
+        read_json(tmp_path / "bad.json", "the record")
+    with pytest.raises(UserError, match=r"none\.json: the record is missing"):
+        read_json(tmp_path / "none.json", "the record")

@@ -1,0 +1,106 @@
+"""Checkpoints committed by one rename: a killed save leaves nothing that could be mistaken for one."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from foundation.errors import UserError
+from foundation.files import atomic_directory, read_json, write_json
+from foundation.tf import tf
+
+_NAME = re.compile(r"step-(\d+)$")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A committed checkpoint: its step and folder."""
+
+    step: int
+    path: Path
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What was saved beside the variables (input position, early stopping, curves)."""
+        return read_json(self.path / "state.json", "the checkpoint's state")["state"]
+
+
+class CheckpointStore:
+    """The checkpoints of one training, `DIR/step-N`. `tracked` holds every variable that must survive: model (with
+    tables and slot variables) and optimizer."""
+
+    def __init__(self, directory: str | Path, tracked: tf.train.Checkpoint, keep: int = 2) -> None:
+        self.directory, self.tracked, self.keep = Path(directory), tracked, keep
+
+    def all(self) -> list[Stored]:
+        """Committed checkpoints, oldest first."""
+        if not self.directory.is_dir():
+            return []
+        found = ((_NAME.match(entry.name), entry) for entry in self.directory.iterdir())
+        return sorted((Stored(int(m[1]), entry) for m, entry in found if m), key=lambda stored: stored.step)
+
+    def latest(self) -> Stored | None:
+        return next(reversed(self.all()), None)
+
+    def at(self, step: int) -> Stored:
+        """The checkpoint of a step.
+
+        Raises:
+          UserError: it is not there.
+        """
+        for stored in self.all():
+            if stored.step == step:
+                return stored
+        raise UserError(f"{self.directory}: no checkpoint of step {step}.", "Train again in a new run directory.")
+
+    def save(self, step: int, state: dict[str, Any], best_step: int | None) -> Stored:
+        """Commits a checkpoint, then removes all but the last `keep` and the best one."""
+        path = self.directory / f"step-{step:08d}"
+        with atomic_directory(path) as temporary:
+            try:
+                self.tracked.write(str(temporary / "variables"))
+            except tf.errors.OpError as error:
+                raise _write_failure(path, error) from error
+            sizes = {entry.name: entry.stat().st_size for entry in sorted(temporary.iterdir())}
+            write_json(temporary / "state.json", {"state": state, "sizes": sizes})
+        self._prune(best_step)
+        return Stored(step, path)
+
+    def restore(self, stored: Stored) -> dict[str, Any]:
+        """Reads the variables into `tracked`; returns the state saved beside them.
+
+        Raises:
+          UserError: a file is missing, truncated, or does not fit the model.
+        """
+        sizes = read_json(stored.path / "state.json", "the checkpoint's state")["sizes"]
+        for name, size in sizes.items():
+            entry = stored.path / name
+            found = entry.stat().st_size if entry.exists() else None
+            if found != size:
+                what = "missing" if found is None else f"{found:,} bytes long instead of {size:,}"
+                raise UserError(f"{entry}: this checkpoint file is {what}.", f"Remove {stored.path} to use the one before.")
+        try:
+            self.tracked.read(str(stored.path / "variables")).assert_existing_objects_matched().expect_partial()
+        except (tf.errors.OpError, AssertionError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"{stored.path}: this checkpoint does not fit the model ({reason}).",
+                "It was made by another version or is damaged: train in a new run directory.",
+            ) from error
+        return stored.state
+
+    def _prune(self, best_step: int | None) -> None:
+        for stored in self.all()[: -self.keep]:
+            if stored.step != best_step:
+                shutil.rmtree(stored.path, ignore_errors=True)
+
+
+def _write_failure(path: Path, error: tf.errors.OpError) -> Exception:
+    """TensorFlow reports a full disk as an error of its own: say it as the disk does."""
+    reason = error.message.splitlines()[0] if error.message else str(error)
+    if "No space left" in reason or isinstance(error, tf.errors.ResourceExhaustedError):
+        return UserError(f"{path}: the disk is full.", "Free some space and run the same command again.")
+    return UserError(f"{path}: the checkpoint could not be written ({reason}).", "Mend it and run the same command again.")

@@ -1,0 +1,148 @@
+"""The job: one YAML file, validated, with `--set a.b=c` overrides."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+
+from evaluation.config import EvaluationConfig
+from foundation.config import Config
+from foundation.errors import UserError, nearest
+from inputs.config import InputsConfig
+from postranking.config import PostRankingConfig
+from ranking.config import RankingConfig
+from retrieval.config import IndexConfig, RetrievalConfig
+from serving.config import FunnelConfig
+
+
+class TrainingConfig(Config):
+    """How the loop runs.
+
+    strategy: where it runs ("single"). steps_per_call: training steps in one `tf.function` call. checkpoint_every:
+    steps between checkpoints. keep_checkpoints: how many of the last ones stay on disk (the best one always does).
+    """
+
+    strategy: str = "single"
+    steps_per_call: int = Field(20, ge=1)
+    checkpoint_every: int = Field(200, ge=1)
+    keep_checkpoints: int = Field(2, ge=1)
+
+
+class Job(Config):
+    """Everything `headrace run` needs to know. `run_directory` may hold {name} and {data} (the input path's name)."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    seed: int = Field(0, ge=0, lt=2**31)
+    run_directory: str = "runs/{name}"
+    inputs: InputsConfig
+    retrieval: RetrievalConfig = RetrievalConfig()
+    index: IndexConfig = IndexConfig()
+    ranking: RankingConfig = RankingConfig()
+    postranking: PostRankingConfig = PostRankingConfig()
+    funnel: FunnelConfig = FunnelConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    training: TrainingConfig = TrainingConfig()
+
+    def run_path(self) -> Path:
+        """The run directory with its placeholders filled in."""
+        data = Path(self.inputs.path).resolve().stem if self.inputs.path else self.inputs.format
+        try:
+            return Path(self.run_directory.format(name=self.name, data=data))
+        except (KeyError, IndexError, ValueError) as error:
+            raise UserError(
+                f"run_directory: {self.run_directory!r} has an unknown placeholder ({error}).",
+                "It may hold {name} and {data}.",
+            ) from error
+
+    def document(self) -> dict[str, Any]:
+        """The whole job with its defaults, as plain JSON types."""
+        return self.model_dump(mode="json")
+
+
+def load_job(path: str | Path, overrides: Iterable[str] = ()) -> Job:
+    """Reads and validates a job file; `overrides` are "a.b=c" with c in YAML.
+
+    Raises:
+      UserError: the file is missing or is not YAML, or a key is misspelt, missing or ill-typed (all are listed).
+    """
+    path = Path(path)
+    try:
+        document = yaml.safe_load(path.read_text())
+    except FileNotFoundError as error:
+        siblings = [str(other) for other in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
+        hint = nearest(str(path), siblings) if siblings else "a job is one YAML file, such as configs/demo.yaml"
+        raise UserError(f"{path}: no such job file.", hint[0].upper() + hint[1:]) from error
+    except (IsADirectoryError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: this is not a text file.", "Give a job's YAML file, such as configs/demo.yaml.") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(document, dict):
+        raise UserError(f"{path}: a job is a mapping of keys to values; found {type(document).__name__}.")
+    for override in overrides:
+        _override(document, override)
+    return _validate(document, str(path))
+
+
+def job_from_document(document: Mapping[str, Any], where: str) -> Job:
+    """A job from what `Job.document` gave, as a run directory's config.yaml holds it."""
+    return _validate(document, where)
+
+
+def _override(document: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"--set {override}: wanted KEY=VALUE, such as --set retrieval.epochs=2.")
+    *parents, last = key.split(".")
+    place: Any = document
+    for part in parents:
+        place = place.setdefault(part, {})
+        if not isinstance(place, dict):
+            raise UserError(f"--set {override}: {part!r} holds a value, not keys.")
+    try:
+        place[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {override}: {value!r} is not valid YAML: {error}") from error
+
+
+def _validate(document: Mapping[str, Any], where: str) -> Job:
+    try:
+        return Job.model_validate(document)
+    except ValidationError as error:
+        lines = [f"  {_explain(problem)}" for problem in error.errors()]
+        count = "1 problem" if len(lines) == 1 else f"{len(lines)} problems"
+        raise UserError(f"{where}: {count} in the job:\n" + "\n".join(lines), "Mend the keys named above.") from error
+
+
+def _explain(problem: Mapping[str, Any]) -> str:
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(location) or "the job"
+    if problem["type"] == "extra_forbidden":
+        return f"{key}: unknown key; {nearest(location[-1], _keys_at(location[:-1]))}"
+    if problem["type"] == "missing":
+        return f"{key}: this key is missing"
+    found = problem.get("input")
+    shown = "" if isinstance(found, dict) else f" (found {found!r})"
+    return f"{key}: {problem['msg'].removeprefix('Value error, ')}{shown}"
+
+
+def _keys_at(location: list[str]) -> list[str]:
+    """The keys a job knows at a place, following models, optional models and mappings of models."""
+    model: Any = Job
+    for part in location:
+        field = getattr(model, "model_fields", {}).get(part)
+        annotation = field.annotation if field else model
+        candidates = [annotation, *get_args(annotation)]
+        model = next((a for a in candidates if isinstance(a, type) and issubclass(a, BaseModel)), model)
+    return list(getattr(model, "model_fields", {}))
+
+
+def digest(*parts: Any) -> str:
+    """A short hash of plain JSON values: what a stage was made from."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

@@ -1,0 +1,173 @@
+"""The training loop: several steps per `tf.function` call, exact resume, early stopping on a validation metric."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from foundation.errors import UserError
+from foundation.progress import progress, say
+from foundation.tf import keras, tf
+from inputs.batches import Batches
+from trainer.checkpoint import CheckpointStore, Stored
+from trainer.curves import Curves
+from trainer.feed import feed
+from trainer.job import TrainingConfig
+
+
+class Trainable(Protocol):
+    """What the loop asks of a model beside being a keras.Model."""
+
+    trainable_variables: list[tf.Variable]
+
+    def losses_of(self, batch: dict[str, Any], step: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Scalar losses by name; "loss" is the one to minimise. `step` [] int64 seeds what is random in a step."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """One model's training: what to train, on what, for how long, judged how.
+
+    validate: the validation metrics, computed after each epoch; `metric` names the one that decides (larger is better).
+    patience: epochs without a better `metric` before training stops.
+    examples_per_batch: for the rate shown.
+    """
+
+    stage: str
+    model: Any
+    optimizer: keras.optimizers.Optimizer
+    batches: Batches
+    epochs: int
+    validate: Callable[[], dict[str, float]]
+    metric: str
+    patience: int
+
+
+@dataclass
+class Position:
+    """Where a training stands: everything a checkpoint holds beside variables and curves."""
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    best: float = -math.inf
+    best_step: int | None = None
+    epochs_without_gain: int = 0
+
+    def stopped(self, training: Training) -> bool:
+        return self.epoch >= training.epochs or self.epochs_without_gain > training.patience
+
+
+def train(training: Training, config: TrainingConfig, checkpoints: Path, tensorboard: Path) -> tuple[Stored, Curves]:
+    """Trains to the end, going on from the last committed checkpoint; returns the best checkpoint.
+
+    The model is left holding the best checkpoint's variables.
+
+    Raises:
+      UserError: the loss is no longer finite.
+    """
+    store = checkpoint_store(training.model, training.optimizer, checkpoints, config.keep_checkpoints)
+    curves = Curves(training.stage, tensorboard)
+    position = Position()
+    if (latest := store.latest()) is not None:
+        saved = store.restore(latest)
+        position, curves.points = Position(**saved["position"]), saved["points"]
+        say(f"{training.stage}: going on from step {position.step:,}")
+    total = training.epochs * len(training.batches)
+    with progress(training.stage, total, "steps", done=position.step) as meter:
+        while not position.stopped(training):
+            for taken, losses in _epoch(training, config, position):
+                meter.advance(taken, f"loss {losses['loss']:.4f}")
+                curves.add(position.step, losses)
+                if position.step % config.checkpoint_every == 0:
+                    _commit(store, position, curves)
+            _judge(training, position, curves)
+            _commit(store, position, curves)
+    best = store.at(position.best_step if position.best_step is not None else position.step)
+    store.restore(best)
+    curves.close()
+    return best, curves
+
+
+def checkpoint_store(model: Any, optimizer: Any, directory: Path, keep: int) -> CheckpointStore:
+    """The store of a training's checkpoints, tracking model and optimizer.
+
+    The optimizer's slot variables are made first, so that restoring finds every variable in place.
+    """
+    optimizer.build(model.trainable_variables)
+    return CheckpointStore(directory, tf.train.Checkpoint(model=model, optimizer=optimizer), keep)
+
+
+def _epoch(training: Training, config: TrainingConfig, position: Position) -> Iterator[tuple[int, dict[str, float]]]:
+    """Trains the rest of the epoch; yields (steps taken, mean losses) after each call."""
+    left = len(training.batches) - position.batch
+    source = training.batches.iterate(position.epoch, position.batch)
+    try:
+        batches = feed(source)
+        run = _compiled(training)
+        while left:
+            to_checkpoint = config.checkpoint_every - position.step % config.checkpoint_every
+            count = min(config.steps_per_call, left, to_checkpoint)
+            means = run(batches, tf.constant(count, tf.int64), tf.constant(position.step, tf.int64))
+            losses = {name: float(value) for name, value in means.items()}
+            if not np.isfinite(losses["loss"]):
+                raise UserError(
+                    f"{training.stage}: the loss is {losses['loss']} between steps {position.step} and "
+                    f"{position.step + count}.",
+                    "Lower the learning rates; the last committed checkpoint is kept.",
+                )
+            position.step += count
+            position.batch += count
+            left -= count
+            yield count, losses
+    finally:
+        source.close()
+    position.epoch, position.batch = position.epoch + 1, 0
+
+
+def _judge(training: Training, position: Position, curves: Curves) -> None:
+    metrics = training.validate()
+    curves.add(position.step, {f"validation_{name}": value for name, value in metrics.items()})
+    value = metrics[training.metric]
+    shown = " ".join(f"{name} {number:.4f}" for name, number in metrics.items())
+    say(f"{training.stage}: epoch {position.epoch} of {training.epochs}, validation {shown}")
+    if value > position.best:
+        position.best, position.best_step, position.epochs_without_gain = value, position.step, 0
+    else:
+        position.epochs_without_gain += 1
+
+
+def _commit(store: CheckpointStore, position: Position, curves: Curves) -> None:
+    store.save(position.step, {"position": asdict(position), "points": curves.points}, position.best_step)
+
+
+def _compiled(training: Training) -> Callable[..., dict[str, tf.Tensor]]:
+    """The `tf.function` that takes `count` steps, made once per training."""
+    cached = getattr(training.model, "_headrace_steps", None)
+    if cached is None:
+        cached = training.model._headrace_steps = _steps(training.model, training.optimizer)
+    return cached
+
+
+def _steps(model: Any, optimizer: keras.optimizers.Optimizer) -> Callable[..., dict[str, tf.Tensor]]:
+    def one(batch: dict[str, Any], step: tf.Tensor) -> dict[str, tf.Tensor]:
+        with tf.GradientTape() as tape:
+            losses = model.losses_of(batch, step)
+        variables = model.trainable_variables
+        optimizer.apply_gradients(zip(tape.gradient(losses["loss"], variables), variables, strict=True))
+        return losses
+
+    @tf.function(reduce_retracing=True)
+    def run(batches: Iterator, count: tf.Tensor, first_step: tf.Tensor) -> dict[str, tf.Tensor]:
+        sums = one(next(batches), first_step)
+        for i in tf.range(first_step + 1, first_step + count):
+            losses = one(next(batches), i)
+            sums = {name: sums[name] + losses[name] for name in sums}
+        return {name: value / tf.cast(count, value.dtype) for name, value in sums.items()}
+
+    return run

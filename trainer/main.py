@@ -1,0 +1,171 @@
+"""The `headrace` command."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from foundation.errors import UserError
+from foundation.progress import say
+from trainer.data_commands import data
+
+# typer re-exports of click only this subclass: every mistake in a command's words derives from its second base
+UsageError: type = typer.BadParameter.__mro__[2]
+
+app = typer.Typer(
+    help="Train the embeddings of a recommender and turn them into the funnel that serves it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+train = typer.Typer(help="Train one model of a job.", no_args_is_help=True)
+index = typer.Typer(help="The nearest-neighbour index over a job's candidate vectors.", no_args_is_help=True)
+app.add_typer(data, name="data")
+app.add_typer(train, name="train")
+app.add_typer(index, name="index")
+
+JobFile = Annotated[Path, typer.Argument(help="The job: one YAML file.", metavar="JOB")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a key: a.b=c. Repeatable.", metavar="A.B=C")]
+RunDir = Annotated[Path | None, typer.Option("--run-dir", help="Where the run lives (default: the job's run_directory).")]
+Run = Annotated[Path, typer.Option("--run", help="A run directory that `headrace run` made.")]
+
+
+def _workspace(job_file: Path, overrides: list[str] | None, run_dir: Path | None) -> Any:
+    from trainer.job import load_job
+    from trainer.run_directory import RunDirectory
+    from trainer.workspace import Workspace
+
+    job = load_job(job_file, overrides or ())
+    return Workspace(job, RunDirectory.for_job(job, run_dir), str(job_file))
+
+
+def run_job(stages: list[str], job_file: Path, overrides: list[str] | None, run_dir: Path | None) -> Any:
+    """Runs stages of a job; returns its workspace."""
+    from trainer.pipeline import run_stages
+
+    workspace = _workspace(job_file, overrides, run_dir)
+    run_stages(workspace, stages)
+    return workspace
+
+
+@app.command()
+def run(job: JobFile, overrides: Overrides = None, run_dir: RunDir = None) -> None:
+    """Do it all: data, retrieval, index, ranking, export, evaluation, report. What is done is skipped."""
+    from trainer.pipeline import STAGES
+    from trainer.summary import summarise
+
+    summarise(run_job(list(STAGES), job, overrides, run_dir))
+
+
+@train.command("retrieval")
+def train_retrieval(job: JobFile, overrides: Overrides = None, run_dir: RunDir = None) -> None:
+    """Train the two-tower model."""
+    run_job(["retrieval"], job, overrides, run_dir)
+
+
+@train.command("ranking")
+def train_ranking(job: JobFile, overrides: Overrides = None, run_dir: RunDir = None) -> None:
+    """Train the multi-objective ranker."""
+    run_job(["ranking"], job, overrides, run_dir)
+
+
+@index.command("build")
+def index_build(job: JobFile, overrides: Overrides = None, run_dir: RunDir = None) -> None:
+    """Compute the candidate vectors and build the index over them."""
+    run_job(["index"], job, overrides, run_dir)
+
+
+@app.command()
+def export(job: JobFile, overrides: Overrides = None, run_dir: RunDir = None) -> None:
+    """Write the bundle that serves: SavedModels, features, histories, vectors."""
+    run_job(["export"], job, overrides, run_dir)
+
+
+@app.command()
+def evaluate(job: JobFile, overrides: Overrides = None, run_dir: RunDir = None) -> None:
+    """Judge models, baselines and the funnel on the test period; write metrics.json and report.html."""
+    from trainer.summary import summarise
+
+    summarise(run_job(["evaluate", "report"], job, overrides, run_dir))
+
+
+@app.command()
+def recommend(
+    run: Run,
+    user: Annotated[str, typer.Option("--user", help="The user's id, as the log writes it.")],
+    size: Annotated[int | None, typer.Option(help="How many items (default: the job's slate size).", min=1)] = None,
+    block: Annotated[list[str] | None, typer.Option(help="An item id never to show. Repeatable.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON, as the service gives it.")] = False,
+) -> None:
+    """Print one user's slate, with each stage's counts, scores and milliseconds."""
+    from serving.funnel import Funnel
+    from serving.render import print_recommendation
+
+    funnel = Funnel.load(run)
+    answer = funnel.recommend(user, size=size, blocked_items=block or ())
+    if as_json:
+        typer.echo(answer.to_json())
+    else:
+        print_recommendation(answer)
+
+
+@app.command()
+def serve(
+    run: Run,
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port to listen on.", min=0, max=65535)] = 8000,
+) -> None:
+    """Answer POST /recommend over HTTP from a run directory."""
+    from serving.service import serve as serve_forever
+
+    serve_forever(run, host, port)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this installation can do."""
+    from trainer.doctor import examine
+
+    raise typer.Exit(0 if examine() else 1)
+
+
+def main() -> None:
+    """Runs the command; a user's error is one message and exit code 2, Ctrl-C is exit code 130."""
+    sys.exit(exit_code_of(lambda: app(standalone_mode=False)))
+
+
+def exit_code_of(command: Callable[[], Any]) -> int:
+    """The exit code of a command, its failure told in words on stderr."""
+    try:
+        code = command()
+        return code if isinstance(code, int) else 0
+    except UserError as error:
+        say_error(error)
+        return 2
+    except UsageError as error:
+        error.show()
+        return 2
+    except (KeyboardInterrupt, EOFError, typer.Abort):
+        say("stopped; nothing half-written is left. Run the same command again to go on.")
+        return 130
+    except MemoryError:
+        say("error: this machine's memory is not enough for the job.\nLower batch sizes, dims or the data's size.")
+        return 2
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def say_error(error: UserError) -> None:
+    print(f"error: {error.message}", file=sys.stderr)
+    if error.remedy:
+        print(error.remedy, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

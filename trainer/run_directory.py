@@ -1,0 +1,135 @@
+"""The run directory: one job's artefacts, and the record of which stages are done."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from foundation.errors import UserError
+from foundation.files import atomic_file, disk_errors, read_json, sweep_partial, write_json
+from trainer.job import Job, job_from_document
+
+
+class RunDirectory:
+    """Paths of a run and its stage record. One process at a time may write it (`locked`)."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.dataset = self.path / "data"
+        self.space = self.path / "space"
+        self.checkpoints = self.path / "checkpoints"
+        self.tensorboard = self.path / "tensorboard"
+        self.index = self.path / "index"
+        self.export = self.path / "export"
+        self.metrics = self.path / "metrics.json"
+        self.curves = self.path / "curves.jsonl"
+        self.report = self.path / "report.html"
+        self._stages = self.path / "stages.json"
+
+    @classmethod
+    def for_job(cls, job: Job, path: str | Path | None = None) -> RunDirectory:
+        """Creates or reopens the job's run directory.
+
+        Raises:
+          UserError: the folder belongs to another job (the differing keys are named) or to something else.
+        """
+        run = cls(path or job.run_path())
+        if run.config.exists():
+            run._refuse_another_job(job)
+            return run
+        if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+            raise UserError(
+                f"{run.path}: exists and is not a run directory (it has no config.yaml).",
+                "Choose another with --run-dir, or remove it.",
+            )
+        with disk_errors(run.path):
+            run.path.mkdir(parents=True, exist_ok=True)
+        with atomic_file(run.config) as temporary:
+            temporary.write_text(yaml.safe_dump(job.document(), sort_keys=False))
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> tuple[RunDirectory, Job]:
+        """An existing run directory and the job that made it."""
+        run = cls(path)
+        if not run.config.exists():
+            found = "no such folder" if not run.path.exists() else "no config.yaml in it"
+            raise UserError(
+                f"{path}: not a run directory ({found}).", "Make one with `headrace run JOB`, then name it here."
+            )
+        try:
+            document = yaml.safe_load(run.config.read_text())
+        except yaml.YAMLError as error:
+            raise UserError(f"{run.config}: not valid YAML: {error}") from error
+        return run, job_from_document(document or {}, str(run.config))
+
+    def _refuse_another_job(self, job: Job) -> None:
+        stored = yaml.safe_load(self.config.read_text()) or {}
+        different = list(_differences(stored, job.document()))
+        if different:
+            shown = "; ".join(f"{key}: {old!r} there, {new!r} here" for key, old, new in different[:5])
+            raise UserError(
+                f"{self.path}: this run directory was made by another job ({shown}).",
+                "Choose another with --run-dir, remove it, or run the job it was made with.",
+            )
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the run directory for this process; sweeps what killed ones left half-written."""
+        with open(self.path / ".lock", "a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(
+                    f"{self.path}: another headrace process is working in this run directory.",
+                    "Wait for it to end, or choose another with --run-dir.",
+                ) from error
+            for folder in (self.path, *self.checkpoints.glob("*")):
+                sweep_partial(folder)
+            yield
+
+    def done(self, stage: str, made_from: str) -> bool:
+        """Whether the stage finished with exactly these inputs."""
+        return self._record().get(stage, {}).get("made_from") == made_from
+
+    def facts(self, stage: str) -> dict[str, Any]:
+        """What a finished stage recorded; {} when it is not done."""
+        return self._record().get(stage, {}).get("facts", {})
+
+    def made_from(self, stage: str) -> str | None:
+        return self._record().get(stage, {}).get("made_from")
+
+    def record(self, stage: str, made_from: str, seconds: float, facts: dict[str, Any]) -> None:
+        """Marks a stage done: after this its artefacts are trusted."""
+        stages = self._record()
+        stages[stage] = {"made_from": made_from, "seconds": round(seconds, 3), "facts": facts}
+        write_json(self._stages, stages)
+
+    def forget(self, stage: str) -> None:
+        """Marks a stage not done, before its artefacts are replaced."""
+        stages = self._record()
+        if stages.pop(stage, None) is not None:
+            write_json(self._stages, stages)
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds each finished stage took."""
+        return {stage: entry["seconds"] for stage, entry in self._record().items()}
+
+    def _record(self) -> dict[str, Any]:
+        return read_json(self._stages, "the record of stages") if self._stages.exists() else {}
+
+
+def _differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in sorted(old.keys() | new.keys()):
+            yield from _differences(old.get(name), new.get(name), f"{key}.{name}" if key else name)
+    elif old != new:
+        yield key, old, new
+
+

@@ -1,0 +1,106 @@
+"""A job, its run directory, and what its stages share: opened once, when first asked for."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from foundation.errors import UserError
+from inputs.dataset import Dataset
+from inputs.features import FeatureSpace
+from inputs.histories import Histories
+from inputs.interactions import Interactions
+from inputs.splits import Split
+from trainer.job import Job
+from trainer.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    from ranking.ranker import Ranker
+    from retrieval.two_tower import TwoTower
+
+
+class Workspace:
+    """What every stage needs. Everything but the models is numpy and Arrow."""
+
+    def __init__(self, job: Job, run: RunDirectory, command: str) -> None:
+        self.job, self.run, self.command = job, run, command
+
+    def need(self, stage: str) -> None:
+        """Refuses to go on without an earlier stage's result."""
+        if self.run.made_from(stage) is None:
+            raise UserError(
+                f"{self.run.path}: the stage '{stage}' is not done yet.",
+                f"Run it first: headrace run {self.command}, which does every stage that is missing.",
+            )
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        self.need("data")
+        return Dataset.open(self.run.facts("data")["path"])
+
+    @cached_property
+    def split(self) -> Split:
+        return Split.by_share(self.dataset, self.job.inputs.split.validation, self.job.inputs.split.test)
+
+    @cached_property
+    def space(self) -> FeatureSpace:
+        self.need("data")
+        return FeatureSpace.load(self.run.space)
+
+    @cached_property
+    def interactions(self) -> Interactions:
+        """Every positive event of the log, in time order."""
+        return Interactions.from_dataset(self.dataset, self.space, self.job.inputs.positive)
+
+    @cached_property
+    def histories(self) -> Histories:
+        return Histories(self.interactions)
+
+    @cached_property
+    def end(self) -> int:
+        """The second after the log's last event: "now" for everything served from this run."""
+        return int(self.dataset.time_range[1]) + 1
+
+    def new_two_tower(self) -> TwoTower:
+        """The untrained retrieval model of this job."""
+        from retrieval.two_tower import TwoTower
+
+        _reproducible(self.job.seed)
+        return TwoTower(self.space.query_features, self.space.item_features, self.job.retrieval, self.job.seed)
+
+    def new_ranker(self) -> Ranker:
+        """The untrained ranker of this job."""
+        from ranking.ranker import Ranker
+
+        _reproducible(self.job.seed)
+        return Ranker(
+            self.space.query_features,
+            self.space.item_features,
+            self.space.context_features,
+            self.job.ranking,
+            self.job.seed,
+        )
+
+    @cached_property
+    def two_tower(self) -> TwoTower:
+        """The trained retrieval model."""
+        from trainer.stages.retrieval import restore
+
+        self.need("retrieval")
+        return restore(self)
+
+    @cached_property
+    def ranker(self) -> Ranker:
+        """The trained ranker."""
+        from trainer.stages.ranking import restore
+
+        self.need("ranking")
+        return restore(self)
+
+
+def _reproducible(seed: int) -> None:
+    """The same job and seed give the same bits: Keras' own initial values, and ops in a fixed order."""
+    from foundation.tf import keras, tf
+
+    keras.utils.set_random_seed(seed)
+    tf.config.experimental.enable_op_determinism()
