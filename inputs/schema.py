@@ -6,7 +6,7 @@ from typing import Literal
 
 from foundation.config import Config
 
-FeatureKind = Literal["category", "categories", "number", "time", "text"]
+FeatureKind = Literal["category", "categories", "number", "time", "text", "logged"]
 LabelKind = Literal["binary", "number"]
 
 USER, ITEM, TIME, LIST = "user_id", "item_id", "timestamp", "list_id"
@@ -16,7 +16,7 @@ class Feature(Config):
     """A described property of a user, an item or an impression.
 
     kind: "category" (one value), "categories" (a list of values), "number", "time" (int64 seconds; learned as an age),
-    "text" (shown to people, not learned).
+    "text" (shown to people, not learned), "logged" (a number kept for estimators, such as a propensity; not learned).
     """
 
     name: str
@@ -31,23 +31,21 @@ class Label(Config):
 
 
 class Schema(Config):
-    """Column names of a dataset beside the fixed ones (`user_id`, `item_id`, `timestamp`, and `list_id` with lists).
+    """Column names of a dataset beside the fixed ones (`user_id`, `item_id`, `timestamp`, `list_id`).
 
-    has_lists: events carry `list_id`, one value per request shown to a user; rows of a list stand together.
+    `list_id` is one value per request answered (or, in a log of ratings, per sitting): rows of a list stand together.
     """
 
     user_features: tuple[Feature, ...] = ()
     item_features: tuple[Feature, ...] = ()
     context_features: tuple[Feature, ...] = ()
     labels: tuple[Label, ...] = ()
-    has_lists: bool = False
 
     @property
     def event_columns(self) -> list[str]:
         """Columns of the events files, in order."""
-        lists = [LIST] if self.has_lists else []
         extra = [feature.name for feature in self.context_features] + [label.name for label in self.labels]
-        return [USER, ITEM, TIME, *lists, *extra]
+        return [USER, ITEM, TIME, LIST, *extra]
 
 
 class Positive(Config):

@@ -81,7 +81,9 @@ class CheckpointStore:
             found = entry.stat().st_size if entry.exists() else None
             if found != size:
                 what = "missing" if found is None else f"{found:,} bytes long instead of {size:,}"
-                raise UserError(f"{entry}: this checkpoint file is {what}.", f"Remove {stored.path} to use the one before.")
+                raise UserError(
+                    f"{entry}: this checkpoint file is {what}.", f"Remove {stored.path} to use the one before."
+                )
         try:
             self.tracked.read(str(stored.path / "variables")).assert_existing_objects_matched().expect_partial()
         except (tf.errors.OpError, AssertionError, ValueError) as error:
@@ -103,4 +105,6 @@ def _write_failure(path: Path, error: tf.errors.OpError) -> Exception:
     reason = error.message.splitlines()[0] if error.message else str(error)
     if "No space left" in reason or isinstance(error, tf.errors.ResourceExhaustedError):
         return UserError(f"{path}: the disk is full.", "Free some space and run the same command again.")
-    return UserError(f"{path}: the checkpoint could not be written ({reason}).", "Mend it and run the same command again.")
+    return UserError(
+        f"{path}: the checkpoint could not be written ({reason}).", "Mend it and run the same command again."
+    )

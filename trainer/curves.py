@@ -12,7 +12,7 @@ from foundation.tf import tf
 
 
 class Curves:
-    """Points (step, metric, value) of one stage. They travel inside checkpoints, so a resumed run has no point twice."""
+    """Points (step, metric, value) of a stage. They travel inside checkpoints: a resumed run has no point twice."""
 
     def __init__(self, stage: str, tensorboard: Path) -> None:
         self.stage = stage

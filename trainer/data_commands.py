@@ -18,7 +18,9 @@ def simulate(
     days: Annotated[int | None, typer.Option(help="Days logged.")] = None,
     impressions: Annotated[int | None, typer.Option(help="Impressions logged in all.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same bytes.")] = None,
-    measure: Annotated[bool, typer.Option(help="Measure the world's traps from its logs, beside the parameters.")] = True,
+    measure: Annotated[
+        bool, typer.Option(help="Measure the world's traps from its logs, beside the parameters.")
+    ] = True,
 ) -> None:
     """Write the logs of a simulated video platform, and apart from them the truth behind."""
     from trainer.simulation import simulate_world

@@ -51,7 +51,12 @@ def _checks() -> list[Check]:
         Check("TensorFlow Ranking", _ranking, True, setup),
         Check("ScaNN", _scann, True, setup),
         Check("Parquet (pyarrow)", lambda: _version("pyarrow"), True, setup),
-        Check("HTTP service (fastapi, uvicorn)", lambda: _version("fastapi", "uvicorn"), False, "pip install -e '.[serve]'"),
+        Check(
+            "HTTP service (fastapi, uvicorn)",
+            lambda: _version("fastapi", "uvicorn"),
+            False,
+            "pip install -e '.[serve]'",
+        ),
         Check("Ray", lambda: _version("ray"), False, "pip install -e '.[ray]' (used by a later release)"),
         Check("Horovod", lambda: _version("horovod"), False, "Used by a later release."),
         Check("C++ compiler", _compiler, False, "Install g++; nothing built so far needs it."),
@@ -90,7 +95,6 @@ def _ranking() -> str:
 
 def _scann() -> str:
     import numpy as np
-
     from retrieval.config import IndexConfig
     from retrieval.index import Index
 

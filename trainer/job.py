@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any, get_args
 
 import yaml
+from postranking.config import PostRankingConfig
 from pydantic import BaseModel, Field, ValidationError
+from retrieval.config import IndexConfig, RetrievalConfig
+from serving.config import FunnelConfig
 
 from evaluation.config import EvaluationConfig
 from foundation.config import Config
 from foundation.errors import UserError, nearest
 from inputs.config import InputsConfig
-from postranking.config import PostRankingConfig
 from ranking.config import RankingConfig
-from retrieval.config import IndexConfig, RetrievalConfig
-from serving.config import FunnelConfig
 
 
 class TrainingConfig(Config):
@@ -79,7 +79,9 @@ def load_job(path: str | Path, overrides: Iterable[str] = ()) -> Job:
         hint = nearest(str(path), siblings) if siblings else "a job is one YAML file, such as configs/demo.yaml"
         raise UserError(f"{path}: no such job file.", hint[0].upper() + hint[1:]) from error
     except (IsADirectoryError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: this is not a text file.", "Give a job's YAML file, such as configs/demo.yaml.") from error
+        raise UserError(
+            f"{path}: this is not a text file.", "Give a job's YAML file, such as configs/demo.yaml."
+        ) from error
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(document, dict):

@@ -30,8 +30,12 @@ app.add_typer(train, name="train")
 app.add_typer(index, name="index")
 
 JobFile = Annotated[Path, typer.Argument(help="The job: one YAML file.", metavar="JOB")]
-Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a key: a.b=c. Repeatable.", metavar="A.B=C")]
-RunDir = Annotated[Path | None, typer.Option("--run-dir", help="Where the run lives (default: the job's run_directory).")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="Override a key: a.b=c. Repeatable.", metavar="A.B=C")
+]
+RunDir = Annotated[
+    Path | None, typer.Option("--run-dir", help="Where the run lives (default: the job's run_directory).")
+]
 Run = Annotated[Path, typer.Option("--run", help="A run directory that `headrace run` made.")]
 
 

@@ -10,7 +10,7 @@ def _python(code: str) -> subprocess.CompletedProcess:
 
 
 def test_importing_headrace_first_chooses_keras_2_in_silence():
-    done = _python("from foundation.tf import keras; print(keras.Model.__module__.split(".")[0])")
+    done = _python("from foundation.tf import keras; print(keras.Model.__module__.partition('.')[0])")
     assert done.stdout.strip() == "tf_keras"
     assert done.stderr == ""
 

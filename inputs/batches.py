@@ -1,0 +1,143 @@
+"""Batches by (epoch, k): any one can be made on its own; in sequence a thread makes them ahead."""
+
+from __future__ import annotations
+
+import math
+import queue
+import threading
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from inputs.features import FeatureSpace, Inputs
+from inputs.histories import Histories
+from inputs.interactions import Interactions
+from inputs.lists import PeriodLists
+from inputs.order import EpochOrder
+from inputs.ragged import Ragged
+
+READ_AHEAD = 4
+
+
+class Batches:
+    """The batches of a training. Global batch k of an epoch holds the same units whatever the world size; a rank reads
+    its slice of them. The last batch of an epoch may be smaller.
+
+    sizes: [blocks] units, see EpochOrder; make: units [n] -> the batch.
+    """
+
+    def __init__(
+        self, sizes: np.ndarray, units_per_batch: int, seed: int, make: Callable[[np.ndarray], Inputs]
+    ) -> None:
+        self.units_per_batch, self._seed, self._make = units_per_batch, seed, make
+        self._sizes = sizes
+        self._order = EpochOrder(sizes, seed, epoch=0)
+        self._epoch = 0
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return math.ceil(self.examples / self.units_per_batch)
+
+    @property
+    def examples(self) -> int:
+        """Units in an epoch."""
+        return int(self._sizes.sum())
+
+    def batch(self, epoch: int, k: int, rank: int = 0, world_size: int = 1) -> Inputs:
+        """Global batch `k` of an epoch, or a rank's slice of it."""
+        if not 0 <= k < len(self):
+            raise IndexError(f"batch {k} of {len(self)}")
+        if epoch != self._epoch:
+            self._order, self._epoch = EpochOrder(self._sizes, self._seed, epoch), epoch
+        units = self._order.units(k * self.units_per_batch, (k + 1) * self.units_per_batch)
+        return self._make(units[len(units) * rank // world_size : len(units) * (rank + 1) // world_size])
+
+    def iterate(self, epoch: int, k: int = 0, rank: int = 0, world_size: int = 1) -> Iterator[Inputs]:
+        """Batches k, k + 1, ... to the end of the epoch, made ahead by a thread. Close it to stop the thread early."""
+        ready: queue.Queue = queue.Queue(maxsize=READ_AHEAD)
+        stopped = threading.Event()
+
+        def put(item: tuple[str, object]) -> bool:
+            while not stopped.is_set():
+                try:
+                    ready.put(item, timeout=0.1)
+                except queue.Full:
+                    continue
+                return True
+            return False
+
+        def produce() -> None:
+            try:
+                for index in range(k, len(self)):
+                    if not put(("batch", self.batch(epoch, index, rank, world_size))):
+                        return
+                put(("end", None))
+            except BaseException as error:  # handed to the consumer, who raises it
+                put(("error", error))
+
+        thread = threading.Thread(target=produce, name="headrace-batches", daemon=True)
+        thread.start()
+        try:
+            while True:
+                what, item = ready.get()
+                if what == "end":
+                    return
+                if what == "error":
+                    raise item
+                yield item
+        finally:
+            stopped.set()
+            thread.join()
+
+
+def retrieval_batches(
+    space: FeatureSpace,
+    positives: Interactions,
+    histories: Histories,
+    history_length: int,
+    batch_size: int,
+    seed: int,
+) -> Batches:
+    """One row per training positive: query inputs as they stood then, the positive's item inputs, `item_position`
+    [B] int64 and `log_q` [B] float32, the log of the item's share of the positives."""
+    shares = np.bincount(positives.items, minlength=len(space.items)) / len(positives)
+
+    def make(units: np.ndarray) -> Inputs:
+        users, items, times = positives.users[units], positives.items[units], positives.times[units]
+        batch = space.query_inputs(users, histories.before(users, times, history_length))
+        batch.update(space.item_inputs(items, times))
+        batch["item_position"] = items
+        batch["log_q"] = np.log(shares[items]).astype(np.float32)
+        return batch
+
+    return Batches(np.array([len(positives)]), batch_size, seed, make)
+
+
+def ranking_batches(
+    space: FeatureSpace,
+    lists: PeriodLists,
+    histories: Histories,
+    history_length: int,
+    rows_per_batch: int,
+    seed: int,
+) -> Batches:
+    """Whole lists, about `rows_per_batch` rows: query inputs per list as they stood at its first row, and
+    `list_row_splits`; per row item and context inputs, `item_position`, and `label_<name>` (NaN: unknown)."""
+    mean_rows = max(lists.rows / max(lists.sizes.sum(), 1), 1.0)
+
+    def make(units: np.ndarray) -> Inputs:
+        return list_inputs(space, lists.gather(units), histories, history_length)
+
+    return Batches(lists.sizes, max(round(rows_per_batch / mean_rows), 1), seed, make)
+
+
+def list_inputs(space: FeatureSpace, rows: dict[str, Ragged], histories: Histories, history_length: int) -> Inputs:
+    """The inputs of gathered lists (`inputs.lists`)."""
+    starts = rows["time"].row_splits[:-1]
+    users, times = rows["user"].values[starts], rows["time"].values[starts]
+    batch = space.query_inputs(users, histories.before(users, times, history_length))
+    batch.update(space.item_inputs(rows["item"].values, rows["time"].values))
+    batch["list_row_splits"] = rows["item"].row_splits
+    batch["item_position"] = rows["item"].values
+    batch.update({name: column.values for name, column in rows.items() if name.startswith(("label_", "context_"))})
+    return batch

@@ -1,0 +1,79 @@
+"""The `inputs` part of a job file: where the log is, how to read it, how to split it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from foundation.config import Config
+from inputs.schema import FeatureKind, LabelKind, Positive
+from inputs.simulate.config import SimulateConfig
+
+LogFormat = Literal["simulated", "movielens", "recbole", "columns"]
+BadRowPolicy = Literal["error", "drop", "clip"]
+
+
+class ColumnsConfig(Config):
+    """Which column of a CSV or Parquet log means what (format "columns").
+
+    user, item, time: columns of the events. list: the request a row was shown in; without it a user's rows less than
+    an hour apart make one list. labels, context: column -> kind. item_file, item_id, item_features and user_file,
+    user_id, user_features: optional files of item and user properties beside the events, their id column and the kinds
+    of the columns to keep. time_unit: of the time column, if it is a number.
+    """
+
+    user: str
+    item: str
+    time: str
+    list: str | None = None
+    labels: dict[str, LabelKind] = {}
+    context: dict[str, FeatureKind] = {}
+    user_file: str | None = None
+    user_id: str = "user_id"
+    user_features: dict[str, FeatureKind] = {}
+    item_file: str | None = None
+    item_id: str = "item_id"
+    item_features: dict[str, FeatureKind] = {}
+    time_unit: Literal["s", "ms", "us"] = "s"
+    delimiter: str = Field(",", min_length=1, max_length=1)
+
+
+class SplitConfig(Config):
+    """Shares of the events, by time, of the validation and of the test period; training has the rest."""
+
+    validation: float = Field(0.1, gt=0, lt=0.5)
+    test: float = Field(0.1, gt=0, lt=0.5)
+
+
+class InputsConfig(Config):
+    """format: what the log is. path: the log; for "simulated" a world written before (without it, one is made).
+
+    positive: the events that count as interest (default: the log's own: a click, a rating of 4 or more, any event).
+    on_bad_row: "error" stops at the first; "drop" leaves bad rows out; "clip" brings infinite labels to the largest
+    finite ones and drops what cannot be mended. All are counted. history_length: items of a user's history that models
+    see. min_item_events: items seen less often in training have no id of their own (they share the unknown one).
+    hashed: features whose values are hashed to so many buckets, in place of a vocabulary.
+    """
+
+    format: LogFormat
+    path: str | None = None
+    columns: ColumnsConfig | None = None
+    positive: Positive | None = None
+    split: SplitConfig = SplitConfig()
+    on_bad_row: BadRowPolicy = "error"
+    history_length: int = Field(50, ge=1)
+    min_item_events: int = Field(1, ge=1)
+    hashed: dict[str, int] = {}
+    simulate: SimulateConfig = SimulateConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> InputsConfig:
+        if self.format != "simulated" and self.path is None:
+            raise ValueError(f"format '{self.format}' needs inputs.path, the log's file or folder")
+        if (self.format == "columns") != (self.columns is not None):
+            raise ValueError("inputs.columns goes with format 'columns', and that format needs it")
+        for feature, buckets in self.hashed.items():
+            if buckets < 1:
+                raise ValueError(f"inputs.hashed.{feature} must be at least 1 bucket")
+        return self

@@ -1,0 +1,78 @@
+"""From a log as it comes to a dataset: read, check, sort by time, group into lists, write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from foundation.errors import UserError
+from inputs.cleaning import Cleaner, drop_duplicates
+from inputs.config import InputsConfig
+from inputs.dataset import Dataset, DatasetWriter
+from inputs.readers.columns import read_columns
+from inputs.readers.movielens import read_movielens
+from inputs.readers.rawlog import RawLog
+from inputs.readers.recbole import read_recbole
+from inputs.schema import LIST, TIME, USER, Schema
+from inputs.sittings import list_order, sittings
+
+READERS: dict[str, Callable[[InputsConfig, Callable[..., Cleaner]], RawLog]] = {
+    "movielens": read_movielens,
+    "recbole": read_recbole,
+    "columns": read_columns,
+}
+
+
+def import_log(config: InputsConfig, path: str | Path) -> Dataset:
+    """Reads the log that `config` names and writes it as a dataset at `path`.
+
+    Raises:
+      UserError: the log is missing, is not what its format says, or has bad rows that the policy does not allow.
+    """
+    counts: dict[str, int] = {}
+
+    def cleaner_of(file: Path, header_rows: int = 0) -> Cleaner:
+        return Cleaner(config.on_bad_row, str(file), header_rows, counts)
+
+    log = READERS[config.format](config, cleaner_of)
+    events = _ordered(log.events, cleaner_of(Path(str(config.path))))
+    schema = Schema(
+        user_features=log.user_features,
+        item_features=log.item_features,
+        context_features=log.context_features,
+        labels=log.labels,
+    )
+    with DatasetWriter(path, schema, log.source) as writer:
+        writer.counts = counts
+        writer.write_users(log.users)
+        writer.write_items(log.items)
+        writer.write_events(events)
+    return Dataset.open(path)
+
+
+def _ordered(events: pa.Table, cleaner: Cleaner) -> pa.Table:
+    """Events by time, lists whole. Rows out of time order are put in order, and counted."""
+    times = events.column(TIME).to_numpy()
+    cleaner.count("rows put into time order", int((np.diff(times) < 0).sum()))
+    events = events.take(pa.array(np.argsort(times, kind="stable")))
+    events = drop_duplicates(events, cleaner)
+    times = events.column(TIME).to_numpy()
+    if LIST in events.column_names:
+        if events.column(LIST).null_count:
+            raise UserError(f"{cleaner.file}: the list column is empty on some rows.", "Leave inputs.columns.list out.")
+        lists = _codes(events.column(LIST))
+    else:
+        lists = sittings(_codes(events.column(USER)), times)
+    order, numbers = list_order(lists, times)
+    events = events.take(pa.array(order))
+    if LIST in events.column_names:
+        events = events.drop_columns([LIST])
+    return events.append_column(LIST, pa.array(numbers))
+
+
+def _codes(column: pa.ChunkedArray) -> np.ndarray:
+    return pc.dictionary_encode(column).combine_chunks().indices.to_numpy().astype(np.int64)

@@ -1,0 +1,46 @@
+"""The `retrieval` and `index` parts of a job file."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from foundation.config import Config
+
+
+class RetrievalConfig(Config):
+    """The two-tower model and its training.
+
+    embedding_dim: of every table. units: hidden layer sizes of each tower. dim: of query and candidate vectors, the
+    last of which is spent on the candidate's bias. learning_rate: of the dense weights (Adam). embedding_learning_rate:
+    of the tables (row-wise Adagrad). dropout: share of hidden units dropped in training. id_dropout: share of user and
+    item ids hidden in training, so that what is unknown can be served from its features. batch_size: positives in a
+    global batch, each the others' negatives. epochs, patience: at most so many passes, and so many without a better
+    validation NDCG.
+    """
+
+    embedding_dim: int = Field(32, ge=1)
+    units: tuple[int, ...] = (128,)
+    dim: int = Field(64, ge=2)
+    learning_rate: float = Field(0.001, gt=0)
+    embedding_learning_rate: float = Field(0.05, gt=0)
+    dropout: float = Field(0.1, ge=0, lt=1)
+    id_dropout: float = Field(0.1, ge=0, lt=1)
+    batch_size: int = Field(1024, ge=2)
+    epochs: int = Field(10, ge=1)
+    patience: int = Field(1, ge=0)
+
+
+class IndexConfig(Config):
+    """The nearest-neighbour index (ScaNN).
+
+    brute_force_below: catalogues smaller than this are searched whole, with exact scores. leaves: of the partitioning
+    tree; by default about the square root of the catalogue's size. target_recall: leaves_to_search grows until so much
+    of the exact top 100 is found. anisotropic_threshold: T of Guo et al. (ICML 2020), as ScaNN takes it. reorder:
+    candidates scored exactly after the quantised search.
+    """
+
+    brute_force_below: int = Field(20_000, ge=0)
+    leaves: int | None = Field(None, ge=1)
+    target_recall: float = Field(0.95, gt=0, le=1)
+    anisotropic_threshold: float = Field(0.2, gt=0)
+    reorder: int = Field(2_000, ge=1)

@@ -1,0 +1,59 @@
+"""One tower: its inputs side by side, through a linear path and a hidden path, to one vector."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from foundation.tf import keras, tf
+from inputs.entities import FeatureSpec
+
+
+class Tower(keras.layers.Layer):
+    """[B, width] -> [B, dim]: a linear map plus a ReLU network, so that little data learns as a factorisation does.
+
+    Every variable exists after construction; initial values follow `seed`.
+    """
+
+    def __init__(self, name: str, width: int, units: Sequence[int], dim: int, dropout: float, seed: int) -> None:
+        super().__init__(name=name)
+        self._dropout, self._seed = dropout, seed
+        self._linear = _dense(width, dim, seed)
+        sizes = [width, *units]
+        self._hidden = [_dense(w, u, seed + 1 + i) for i, (w, u) in enumerate(zip(sizes, units, strict=False))]
+        self._last = _dense(sizes[-1], dim, seed + 1 + len(units)) if units else None
+
+    def call(self, inputs: tf.Tensor, step: tf.Tensor | None = None) -> tf.Tensor:
+        """step: [] int64 in training, where it seeds dropout; None when serving."""
+        outputs = self._linear(inputs)
+        if self._last is None:
+            return outputs
+        hidden = inputs
+        for depth, layer in enumerate(self._hidden):
+            hidden = tf.nn.relu(layer(hidden))
+            if step is not None and self._dropout:
+                hidden = tf.nn.experimental.stateless_dropout(
+                    hidden, self._dropout, seed=tf.stack([step, tf.constant(self._seed + 7919 * depth, tf.int64)])
+                )
+        return outputs + self._last(hidden)
+
+
+def _dense(width: int, units: int, seed: int) -> keras.layers.Dense:
+    layer = keras.layers.Dense(units, kernel_initializer=keras.initializers.GlorotUniform(seed=seed))
+    layer.build((None, width))
+    return layer
+
+
+def width_of(features: Mapping[str, FeatureSpec], embedding_dim: int) -> int:
+    """Width of `side_by_side` for these inputs."""
+    return sum(1 if spec.kind == "number" else embedding_dim for spec in features.values())
+
+
+def side_by_side(
+    features: Mapping[str, FeatureSpec], activations: Mapping[str, tf.Tensor], inputs: Mapping[str, tf.Tensor]
+) -> tf.Tensor:
+    """[B, width]: looked-up vectors and numbers, in the order of `features`."""
+    parts = [
+        tf.cast(inputs[name], tf.float32)[:, tf.newaxis] if spec.kind == "number" else activations[name]
+        for name, spec in features.items()
+    ]
+    return tf.concat(parts, axis=1)

@@ -1,0 +1,91 @@
+"""The two-tower model: a user as a query vector, an item as a candidate vector, interest as their dot product."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from embeddings import FeatureConfig, RowWiseAdagrad, ShardedEmbedding, TableConfig
+from foundation.tf import keras, tf
+from inputs.entities import FeatureSpec
+from retrieval.config import RetrievalConfig
+from retrieval.softmax import in_batch_softmax
+from retrieval.towers import Tower, side_by_side, width_of
+
+_HIDDEN_BY_ID_DROPOUT = ("user_id", "item_id")
+
+
+class TwoTower(keras.Model):
+    """Query tower over user features and watch history, candidate tower over item features (Covington et al., RecSys
+    2016; Yi et al., RecSys 2019). Inputs: docs/architecture.md, "Names in batches".
+
+    The candidate's bias is its vector's last element, against which the query's is 1: plain maximum inner product
+    search serves it.
+    """
+
+    def __init__(
+        self,
+        query_features: Mapping[str, FeatureSpec],
+        item_features: Mapping[str, FeatureSpec],
+        config: RetrievalConfig,
+        seed: int,
+    ) -> None:
+        super().__init__(name="two_tower")
+        self._query_features, self._item_features = dict(query_features), dict(item_features)
+        self._id_dropout, self._seed = config.id_dropout, seed
+        self.embedding = ShardedEmbedding(
+            tables_for({**query_features, **item_features}, config.embedding_dim, config.embedding_learning_rate, seed)
+        )
+        towers: dict[str, Any] = {"units": config.units, "dropout": config.dropout}
+        query_width, item_width = (width_of(side, config.embedding_dim) for side in (query_features, item_features))
+        self._query_tower = Tower("query_tower", query_width, dim=config.dim - 1, seed=seed + 1_000, **towers)
+        self._item_tower = Tower("item_tower", item_width, dim=config.dim, seed=seed + 2_000, **towers)
+
+    def losses_of(self, batch: Mapping[str, Any], step: tf.Tensor) -> dict[str, tf.Tensor]:
+        """{"loss": scalar} of a retrieval batch; `step` [] int64 seeds what is random in it."""
+        inputs = {name: self._hidden(name, value, step) for name, value in batch.items()}
+        names = [*self._query_features, *self._item_features]
+        activations = self.embedding({n: inputs[n] for n in names if self._categorical(n)}, training=True)
+        queries = self._query(activations, inputs, step)
+        candidates = self._item_tower(side_by_side(self._item_features, activations, inputs), step=step)
+        return {"loss": in_batch_softmax(queries, candidates, batch["item_position"], batch["log_q"])}
+
+    def embed_queries(self, inputs: Mapping[str, Any]) -> tf.Tensor:
+        """[B, dim] query vectors."""
+        activations = self.embedding({n: inputs[n] for n in self._query_features if self._categorical(n)})
+        return self._query(activations, inputs, None)
+
+    def embed_items(self, inputs: Mapping[str, Any]) -> tf.Tensor:
+        """[B, dim] candidate vectors."""
+        activations = self.embedding({n: inputs[n] for n in self._item_features if self._categorical(n)})
+        return self._item_tower(side_by_side(self._item_features, activations, inputs))
+
+    def _query(self, activations: Mapping[str, tf.Tensor], inputs: Mapping[str, Any], step: Any) -> tf.Tensor:
+        vectors = self._query_tower(side_by_side(self._query_features, activations, inputs), step=step)
+        return tf.concat([vectors, tf.ones_like(vectors[:, :1])], axis=1)
+
+    def _categorical(self, name: str) -> bool:
+        spec = self._query_features.get(name) or self._item_features[name]
+        return spec.kind != "number"
+
+    def _hidden(self, name: str, value: Any, step: tf.Tensor) -> Any:
+        """The ids of a share of the rows replaced by the unknown id, 0."""
+        if name not in _HIDDEN_BY_ID_DROPOUT or not self._id_dropout:
+            return value
+        purpose = self._seed + 1 + _HIDDEN_BY_ID_DROPOUT.index(name)
+        draws = tf.random.stateless_uniform(tf.shape(value), tf.stack([step, tf.constant(purpose, tf.int64)]))
+        return tf.where(draws < self._id_dropout, tf.zeros_like(value), value)
+
+
+def tables_for(
+    features: Mapping[str, FeatureSpec], dim: int, learning_rate: float, seed: int
+) -> dict[str, FeatureConfig]:
+    """The embedding features of a model: one table per `FeatureSpec.table`, shared by the inputs that name it."""
+    tables = {
+        spec.table: TableConfig(
+            spec.table, vocabulary_size=spec.vocabulary_size, dim=dim, optimizer=RowWiseAdagrad(learning_rate), seed=seed
+        )
+        for spec in features.values()
+        if spec.table
+    }
+    return {name: FeatureConfig(tables[s.table], combiner="mean") for name, s in features.items() if s.table}
