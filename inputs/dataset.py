@@ -177,7 +177,7 @@ class Dataset:
             file = path / name
             size = file.stat().st_size if file.exists() else None
             if size != entry["bytes"]:
-                what = "is missing" if found is None else f"is {found:,} bytes long, {entry['bytes']:,} were written"
+                what = "is missing" if size is None else f"is {size:,} bytes long, {entry['bytes']:,} were written"
                 raise UserError(f"{file}: this part of the dataset {what}.", "Make the dataset again.")
         try:
             dataset = cls(path, manifest)

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from foundation.errors import UserError
+from foundation.errors import UserError, nearest
 from foundation.files import atomic_directory, read_json
 from inputs.config import InputsConfig
 from inputs.dataset import Dataset
@@ -37,9 +37,11 @@ class FeatureSpace:
         user_columns: Mapping[str, EncodedFeature],
         item_columns: Mapping[str, EncodedFeature],
         context: Mapping[str, dict[str, Any]],
+        label_means: Mapping[str, float],
         schema: Schema,
     ) -> None:
         self.users, self.items, self.schema = users, items, schema
+        self.label_means = label_means  # of each label's known values in training
         self._user_columns, self._item_columns, self._context = user_columns, item_columns, context
 
     @classmethod
@@ -56,7 +58,7 @@ class FeatureSpace:
         hashed, rare = config.hashed, config.min_item_events
         user_columns = encode_features(users, schema.user_features, counted.users, 1, hashed)
         item_columns = encode_features(items, schema.item_features, counted.items, rare, hashed)
-        return cls(users, items, user_columns, item_columns, counted.context, schema)
+        return cls(users, items, user_columns, item_columns, counted.context, counted.label_means, schema)
 
     @cached_property
     def query_features(self) -> dict[str, FeatureSpec]:
@@ -138,14 +140,35 @@ class FeatureSpace:
                     words[feature.name] = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
         return words
 
-    def item_categories(self, name: str) -> tuple[np.ndarray | Ragged, int]:
-        """The embedding ids of a categorical item feature by position, and their vocabulary size."""
-        column = self._item_columns[name]
-        return column.values, column.vocabulary_size
+    @property
+    def publication(self) -> np.ndarray | None:
+        """[items] int64 seconds each item came into the world (UNKNOWN_TIME: unknown): the log's first item feature of
+        kind "time". None when it has none."""
+        columns = (column for column in self._item_columns.values() if column.kind == "time")
+        first = next(columns, None)
+        return None if first is None else _array(first.values)
 
-    def item_times(self, name: str) -> np.ndarray:
-        """[items] int64 seconds of a time feature (UNKNOWN_TIME where unknown)."""
+    def item_group(self, name: str) -> np.ndarray:
+        """[items] int64: the value of a "category" feature as an embedding id (0: unknown).
+
+        Raises:
+          UserError: items have no such feature.
+        """
+        known = [feature for feature, column in self._item_columns.items() if column.kind == "category"]
+        if name not in known:
+            raise UserError(f"items have no category feature '{name}'; {nearest(name, known)}.")
         return _array(self._item_columns[name].values)
+
+    def item_categories(self) -> Ragged | None:
+        """Rows of embedding ids: what two items are compared by for variety, the log's first item feature with a list
+        of categories, else its first category beside the id. None when it has neither."""
+        for kind in ("categories", "category"):
+            for name, column in self._item_columns.items():
+                if column.kind == kind and name != ITEM:
+                    if isinstance(column.values, Ragged):
+                        return column.values
+                    return Ragged(column.values, np.arange(len(column.values) + 1))
+        return None
 
     def save(self, path: str | Path) -> None:
         """Writes the space as a folder, whole or not at all."""
@@ -159,7 +182,12 @@ class FeatureSpace:
                     arrays[f"{side}/{name}/values"] = column.values.values
                 else:
                     arrays[f"{side}/{name}"] = column.values
-        document = {"columns": columns, "context": self._context, "schema": self.schema.model_dump(mode="json")}
+        document = {
+            "columns": columns,
+            "context": self._context,
+            "label_means": self.label_means,
+            "schema": self.schema.model_dump(mode="json"),
+        }
         with atomic_directory(path) as folder:
             np.savez(folder / "columns.npz", **arrays)  # type: ignore[arg-type]
             pq.write_table(self.users.table, folder / "users.parquet")
@@ -182,7 +210,13 @@ class FeatureSpace:
                 user_columns = _stored("user", document["columns"]["user"], arrays)
                 item_columns = _stored("item", document["columns"]["item"], arrays)
             return cls(
-                users, items, user_columns, item_columns, document["context"], Schema.model_validate(document["schema"])
+                users,
+                items,
+                user_columns,
+                item_columns,
+                document["context"],
+                document["label_means"],
+                Schema.model_validate(document["schema"]),
             )
         except (pa.ArrowException, OSError, KeyError, ValueError) as error:
             raise UserError(f"{path}: this feature space is damaged ({error}).", "Remove it and run again.") from error

@@ -30,11 +30,12 @@ class EncodedFeature:
 
 @dataclass(frozen=True)
 class TrainingCounts:
-    """Training events by position of user and item, and what is known of context."""
+    """Training events by position of user and item, what is known of context, and each label's mean."""
 
     users: np.ndarray
     items: np.ndarray
     context: dict[str, dict[str, Any]]
+    label_means: dict[str, float]
 
 
 def count_training(dataset: Dataset, split: Split, users: Entities, items: Entities) -> TrainingCounts:
@@ -42,8 +43,9 @@ def count_training(dataset: Dataset, split: Split, users: Entities, items: Entit
     features = [f for f in dataset.schema.context_features if f.kind in ("category", "number")]
     by_user, by_item = np.zeros(len(users), np.int64), np.zeros(len(items), np.int64)
     values: dict[str, set[str]] = {f.name: set() for f in features if f.kind == "category"}
-    sums = {f.name: np.zeros(3) for f in features if f.kind == "number"}
-    for table in dataset.scan([USER, ITEM, TIME, *(f.name for f in features)]):
+    labels = [label.name for label in dataset.schema.labels]
+    sums = {name: np.zeros(3) for name in (*labels, *(f.name for f in features if f.kind == "number"))}
+    for table in dataset.scan([USER, ITEM, TIME, *labels, *(f.name for f in features)]):
         table = table.filter(pc.less(table.column(TIME), split.train_end))
         by_user += np.bincount(users.position_of(table.column(USER)), minlength=len(users))
         by_item += np.bincount(items.position_of(table.column(ITEM)), minlength=len(items))
@@ -61,7 +63,8 @@ def count_training(dataset: Dataset, split: Split, users: Entities, items: Entit
             mean = float(total) / max(float(n), 1.0)
             deviation = math.sqrt(max(float(squares) / max(float(n), 1.0) - mean**2, 0.0)) or 1.0
             context[feature.name] = {"kind": "number", "mean": mean, "deviation": deviation}
-    return TrainingCounts(by_user, by_item, context)
+    means = {name: float(sums[name][1]) / max(float(sums[name][0]), 1.0) for name in labels}
+    return TrainingCounts(by_user, by_item, context, means)
 
 
 def encode_features(

@@ -83,7 +83,11 @@ def tables_for(
     """The embedding features of a model: one table per `FeatureSpec.table`, shared by the inputs that name it."""
     tables = {
         spec.table: TableConfig(
-            spec.table, vocabulary_size=spec.vocabulary_size, dim=dim, optimizer=RowWiseAdagrad(learning_rate), seed=seed
+            spec.table,
+            vocabulary_size=spec.vocabulary_size,
+            dim=dim,
+            optimizer=RowWiseAdagrad(learning_rate),
+            seed=seed,
         )
         for spec in features.values()
         if spec.table

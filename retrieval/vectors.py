@@ -33,9 +33,7 @@ class Vectors:
 
     def candidates(self, now: int) -> np.ndarray:
         """[N, D] float32 of the whole catalogue as of `now` (seconds)."""
-        return _by_block(
-            self._embed_items, lambda rows: self._space.item_inputs(rows, now), len(self._space.items)
-        )
+        return _by_block(self._embed_items, lambda rows: self._space.item_inputs(rows, now), len(self._space.items))
 
 
 def _by_block(embed: Callable, inputs_of: Callable[[np.ndarray], Inputs], count: int) -> np.ndarray:

@@ -95,6 +95,7 @@ def _ranking() -> str:
 
 def _scann() -> str:
     import numpy as np
+
     from retrieval.config import IndexConfig
     from retrieval.index import Index
 

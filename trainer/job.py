@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any, get_args
 
 import yaml
-from postranking.config import PostRankingConfig
 from pydantic import BaseModel, Field, ValidationError
-from retrieval.config import IndexConfig, RetrievalConfig
-from serving.config import FunnelConfig
 
 from evaluation.config import EvaluationConfig
 from foundation.config import Config
 from foundation.errors import UserError, nearest
 from inputs.config import InputsConfig
+from postranking.config import PostRankingConfig
 from ranking.config import RankingConfig
+from retrieval.config import IndexConfig, RetrievalConfig
+from serving.config import FunnelConfig
 
 
 class TrainingConfig(Config):

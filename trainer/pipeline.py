@@ -9,6 +9,7 @@ from typing import Any
 
 from foundation.progress import say
 from trainer.job import digest
+from trainer.stages.data import source_of
 from trainer.workspace import Workspace
 
 # stage -> (parts of the job it depends on, stages it depends on); the module is trainer.stages.<stage>
@@ -27,7 +28,8 @@ def made_from(workspace: Workspace, stage: str) -> str:
     """The digest of everything a stage's result depends on."""
     parts, needs = STAGES[stage]
     document = workspace.job.document()
-    return digest(stage, {part: document[part] for part in parts}, [made_from(workspace, need) for need in needs])
+    files = source_of(workspace.job.inputs) if stage == "data" else []
+    return digest(stage, {p: document[p] for p in parts}, files, [made_from(workspace, need) for need in needs])
 
 
 def run_stages(workspace: Workspace, stages: Iterable[str]) -> None:

@@ -26,6 +26,7 @@ class RunDirectory:
         self.checkpoints = self.path / "checkpoints"
         self.tensorboard = self.path / "tensorboard"
         self.index = self.path / "index"
+        self.candidates = self.path / "candidates.npy"
         self.export = self.path / "export"
         self.metrics = self.path / "metrics.json"
         self.curves = self.path / "curves.jsonl"

@@ -6,8 +6,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from inputs.simulate.measure import measure
-from inputs.simulate.world import simulate
 from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
@@ -16,6 +14,8 @@ from foundation.errors import UserError
 from foundation.progress import progress
 from inputs.dataset import Dataset
 from inputs.simulate.config import SimulateConfig
+from inputs.simulate.measure import measure
+from inputs.simulate.world import simulate
 
 
 def simulate_world(out: Path, options: dict[str, Any], measured: bool) -> None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from evaluation.protocol import Queries, queries_at_cutoff, queries_rolling
 from foundation.errors import UserError
 from inputs.dataset import Dataset
 from inputs.features import FeatureSpace
@@ -40,7 +44,12 @@ class Workspace:
 
     @cached_property
     def split(self) -> Split:
-        return Split.by_share(self.dataset, self.job.inputs.split.validation, self.job.inputs.split.test)
+        return self.split_of(self.dataset)
+
+    def split_of(self, dataset: Dataset) -> Split:
+        """The job's split of a log."""
+        shares = self.job.inputs.split
+        return Split.by_share(dataset, shares.validation, shares.test)
 
     @cached_property
     def space(self) -> FeatureSpace:
@@ -61,6 +70,23 @@ class Workspace:
         """The second after the log's last event: "now" for everything served from this run."""
         return int(self.dataset.time_range[1]) + 1
 
+    def queries(self, start: int, stop: int, most: int) -> tuple[Queries, dict[str, int]]:
+        """The period's queries under the job's protocol, at most so many, and what was counted out."""
+        build = {"rolling": queries_rolling, "at_cutoff": queries_at_cutoff}[self.job.evaluation.protocol]
+        length = self.job.inputs.history_length
+        return build(self.interactions, self.histories, start, stop, length, most, self.job.seed)
+
+    @cached_property
+    def catalogue(self) -> dict[str, Any]:
+        """What the evaluation must know of the items: how many, their categories, and when each came to be."""
+        categories = self.space.item_categories()
+        matrix = None
+        if categories is not None:
+            width = int(categories.values.max(initial=0)) + 1
+            ones = np.ones(len(categories.values), np.float32)
+            matrix = csr_matrix((ones, categories.values, categories.row_splits), (len(self.space.items), width))
+        return {"num_items": len(self.space.items), "categories": matrix, "available_from": self.space.publication}
+
     def new_two_tower(self) -> TwoTower:
         """The untrained retrieval model of this job."""
         from retrieval.two_tower import TwoTower
@@ -77,7 +103,7 @@ class Workspace:
             self.space.query_features,
             self.space.item_features,
             self.space.context_features,
-            self.job.ranking,
+            self.job.ranking.resolved(self.space.schema.labels, self.space.label_means),
             self.job.seed,
         )
 

@@ -113,8 +113,7 @@ def _blocks(path: Path, wanted: Sequence[str], delimiter: str, cleaner: Cleaner)
     if not path.exists():
         raise UserError(f"{path}: no such file or folder.", "Check inputs.path and inputs.columns.")
     if not _is_parquet(path):
-        if path.stat().st_size:
-            need_columns(path, header(path, delimiter), wanted)
+        need_columns(path, header(path, delimiter), wanted)
         for block in text_blocks(path, cleaner, delimiter=delimiter):
             yield block.select(list(wanted))
         return

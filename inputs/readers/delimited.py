@@ -28,10 +28,7 @@ def text_blocks(
     Raises:
       UserError: the file is missing, empty, or has rows with too many or too few columns (under the policy "error").
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file.", "Check inputs.path.")
-    if path.stat().st_size == 0:
-        raise UserError(f"{path}: this file is empty.", "Get it again.")
+    _need_content(path)
 
     def torn(row: Any) -> str:
         if cleaner.policy == "error":
@@ -79,9 +76,17 @@ def text_blocks(
 
 def header(path: Path, delimiter: str, encoding: str = "utf8") -> list[str]:
     """The column names in a file's first line."""
+    _need_content(path)
     with path.open(encoding=encoding, errors="replace") as lines:
         first = lines.readline().rstrip("\r\n").removeprefix("\ufeff")
     return [name.strip().strip('"') for name in first.split(delimiter)]
+
+
+def _need_content(path: Path) -> None:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file.", "Check inputs.path.")
+    if path.stat().st_size == 0:
+        raise UserError(f"{path}: this file is empty.", "Get it again.")
 
 
 def need_columns(path: Path, found: Sequence[str], wanted: Sequence[str]) -> None:

@@ -1,0 +1,138 @@
+"""The bundle: everything the funnel needs, in a folder that stock TensorFlow and ScaNN can serve."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from foundation.errors import UserError
+from foundation.files import atomic_directory, read_json
+from foundation.tf import tf
+from inputs.features import FeatureSpace
+from inputs.histories import Histories
+from postranking.config import PostRankingConfig
+from ranking.ranker import Ranker
+from retrieval.index import Index
+from retrieval.two_tower import TwoTower
+from serving.config import FunnelConfig
+from serving.signatures import signature_of, unflatten
+
+MANIFEST = "bundle.json"
+FORMAT = 1
+DEFAULT = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a bundle says of itself. now: the moment it was made for (seconds): nothing after it is known to it."""
+
+    name: str
+    now: int
+    history_length: int
+    funnel: FunnelConfig
+    postranking: PostRankingConfig
+
+
+def export_bundle(
+    path: str | Path,
+    card: Card,
+    two_tower: TwoTower,
+    ranker: Ranker,
+    space: FeatureSpace,
+    histories: Histories,
+    index: Path,
+    vectors: np.ndarray,
+) -> None:
+    """Writes the bundle, whole or not at all.
+
+    `query_tower/`, `item_tower/` and `ranker/` are SavedModels (their ragged inputs flattened, see
+    `serving.signatures`); `space/`, `histories.npz`, `index/` and `candidates.npy` [N, D] are what is looked up around
+    them.
+    """
+    with atomic_directory(path) as folder:
+        _save_tower(folder / "query_tower", two_tower, two_tower.embed_queries, space.query_features, "query")
+        _save_tower(folder / "item_tower", two_tower, two_tower.embed_items, space.item_features, "candidate")
+        _save_ranker(folder / "ranker", ranker, space)
+        space.save(folder / "space")
+        histories.save(folder / "histories.npz")
+        shutil.copytree(index, folder / "index")
+        np.save(folder / "candidates.npy", vectors)
+        document = {
+            "format": FORMAT,
+            "name": card.name,
+            "now": card.now,
+            "history_length": card.history_length,
+            "funnel": card.funnel.model_dump(mode="json"),
+            "postranking": card.postranking.model_dump(mode="json"),
+            "index": asdict(Index.load(index).facts),
+        }
+        (folder / MANIFEST).write_text(json.dumps(document, indent=2) + "\n")
+
+
+def read_card(path: Path) -> Card:
+    """What the bundle at `path` says of itself.
+
+    Raises:
+      UserError: there is no bundle, or it is of another format.
+    """
+    document: dict[str, Any] = read_json(path / MANIFEST, "the bundle's manifest")
+    if document.get("format") != FORMAT:
+        raise UserError(f"{path / MANIFEST}: not a bundle of format {FORMAT}.", "Export again.")
+    return Card(
+        document["name"],
+        document["now"],
+        document["history_length"],
+        FunnelConfig.model_validate(document["funnel"]),
+        PostRankingConfig.model_validate(document["postranking"]),
+    )
+
+
+def load_signature(path: Path) -> Any:
+    """The default signature of a SavedModel, callable with tensors by name.
+
+    Raises:
+      UserError: it is missing or damaged.
+    """
+    try:
+        model = tf.saved_model.load(str(path))
+    except (OSError, tf.errors.OpError) as error:
+        raise UserError(
+            f"{path}: this model cannot be read ({str(error).splitlines()[0]}).", "Export again."
+        ) from error
+    signature = model.signatures[DEFAULT]
+    signature._headrace_owner = model  # the signature holds its variables only weakly
+    return signature
+
+
+def _save_tower(path: Path, model: TwoTower, embed: Any, features: Any, output: str) -> None:
+    @tf.function(input_signature=[signature_of(features)])
+    def serve(flat: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        return {output: embed(unflatten(features, flat))}
+
+    _save(path, model, serve)
+
+
+def _save_ranker(path: Path, ranker: Ranker, space: FeatureSpace) -> None:
+    features = {**space.query_features, **space.item_features}
+    signature = {**signature_of(features), "list_row_splits": tf.TensorSpec([None], tf.int64, "list_row_splits")}
+
+    @tf.function(input_signature=[signature])
+    def serve(flat: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        inputs = unflatten(features, flat)
+        query = {name: inputs[name] for name in space.query_features}
+        items = {name: inputs[name] for name in space.item_features}
+        predictions = ranker.predict(query, items, flat["list_row_splits"])
+        return {**predictions, "value": ranker.value(predictions)}
+
+    _save(path, ranker, serve)
+
+
+def _save(path: Path, model: Any, serve: Any) -> None:
+    module = tf.Module()
+    module.model, module.serve = model, serve
+    tf.saved_model.save(module, str(path), signatures={DEFAULT: serve})

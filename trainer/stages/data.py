@@ -1,0 +1,60 @@
+"""Stage "data": simulate or read the log, split it by time, fit the feature space."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from foundation.errors import UserError
+from foundation.progress import progress, say
+from inputs.dataset import Dataset
+from inputs.features import FeatureSpace
+from inputs.readers import import_log
+from inputs.simulate.world import simulate
+from trainer.workspace import Workspace
+
+
+def perform(workspace: Workspace) -> dict[str, Any]:
+    """Leaves the dataset in the run directory (unless the job names one that is there) and the feature space."""
+    dataset = _dataset(workspace)
+    split = workspace.split_of(dataset)
+    FeatureSpace.fit(dataset, split, workspace.job.inputs).save(workspace.run.space)
+    users, items = dataset.users.num_rows, dataset.items.num_rows
+    say(f"data: {dataset.source}: {users:,} users, {items:,} items, {dataset.num_events:,} events")
+    if dataset.counts:
+        say("data: " + "; ".join(f"{reason}: {rows:,}" for reason, rows in dataset.counts.items()))
+    return {"path": str(dataset.path), "fingerprint": dataset.fingerprint}
+
+
+def _dataset(workspace: Workspace) -> Dataset:
+    inputs, out = workspace.job.inputs, workspace.run.dataset
+    if inputs.format != "simulated":
+        return import_log(inputs, out)
+    if inputs.path is not None:
+        return Dataset.open(inputs.path)
+    with progress("simulating", inputs.simulate.impressions, "impressions") as meter:
+        return simulate(inputs.simulate, out, meter.advance)
+
+
+def intact(workspace: Workspace) -> bool:
+    facts = workspace.run.facts("data")
+    try:
+        FeatureSpace.load(workspace.run.space)
+        return Dataset.open(facts["path"]).fingerprint == facts["fingerprint"]
+    except UserError:
+        return False
+
+
+def source_of(job_inputs: Any) -> list[tuple[str, int, int]]:
+    """(name, bytes, time of change) of each of the log's files: the stage is done again when one of them changes.
+
+    Raises:
+      UserError: the log is missing.
+    """
+    if job_inputs.path is None:
+        return []
+    path = Path(job_inputs.path)
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder.", "Check inputs.path in the job (or --set inputs.path=...).")
+    files = sorted(entry for entry in path.rglob("*") if entry.is_file()) if path.is_dir() else [path]
+    return [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]

@@ -1,0 +1,70 @@
+"""Stage "retrieval": train the two-tower model, judged on the validation period after each epoch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from evaluation.harness import evaluate
+from foundation.errors import UserError
+from foundation.tf import keras
+from inputs.batches import retrieval_batches
+from retrieval.scorer import TwoTowerScorer
+from retrieval.two_tower import TwoTower
+from retrieval.vectors import Vectors
+from trainer.curves import write_curves
+from trainer.loop import Training, checkpoint_store, train
+from trainer.workspace import Workspace
+
+VALIDATION_QUERIES = 1_000
+
+
+def perform(workspace: Workspace) -> dict[str, Any]:
+    """Leaves checkpoints and curves; the fact is the best step."""
+    job, run, space, split = workspace.job, workspace.run, workspace.space, workspace.split
+    positives = workspace.interactions.between(0, split.train_end)
+    if not len(positives):
+        raise UserError(
+            "retrieval: no positive event in the training period.", "Change inputs.positive or inputs.split."
+        )
+    model = workspace.new_two_tower()
+    vectors = Vectors(model, space)
+    queries, _ = workspace.queries(split.train_end, split.validation_end, VALIDATION_QUERIES)
+    metric = f"ndcg@{job.evaluation.cutoffs[0]}"
+
+    def validate() -> dict[str, float]:
+        judged = evaluate([TwoTowerScorer(vectors)], queries, job.evaluation, **workspace.catalogue)
+        return {metric: judged.metrics[TwoTowerScorer.name][metric].value}
+
+    training = Training(
+        stage="retrieval",
+        model=model,
+        optimizer=_optimizer(workspace),
+        batches=retrieval_batches(
+            space, positives, workspace.histories, job.inputs.history_length, job.retrieval.batch_size, job.seed
+        ),
+        epochs=job.retrieval.epochs,
+        validate=validate,
+        metric=metric,
+        patience=job.retrieval.patience,
+    )
+    best, curves = train(training, job.training, run.checkpoints / "retrieval", run.tensorboard)
+    write_curves(run.curves, "retrieval", curves.points)
+    workspace.two_tower = model
+    return {"best_step": best.step, "positives": len(positives)}
+
+
+def restore(workspace: Workspace) -> TwoTower:
+    """The trained model."""
+    model = workspace.new_two_tower()
+    store = checkpoint_store(model, _optimizer(workspace), workspace.run.checkpoints / "retrieval", 1)
+    store.restore(store.at(workspace.run.facts("retrieval")["best_step"]))
+    return model
+
+
+def intact(workspace: Workspace) -> bool:
+    store = workspace.run.checkpoints / "retrieval"
+    return (store / f"step-{workspace.run.facts('retrieval')['best_step']:08d}").is_dir()
+
+
+def _optimizer(workspace: Workspace) -> keras.optimizers.Optimizer:
+    return keras.optimizers.Adam(workspace.job.retrieval.learning_rate)
