@@ -1,0 +1,7 @@
+"""Floor 2: embedding tables, looked up by a Keras layer and updated in its backward pass."""
+
+from embeddings.config import FeatureConfig, TableConfig
+from embeddings.layer import ShardedEmbedding
+from embeddings.optimizers import SGD, Adagrad, RowWiseAdagrad
+
+__all__ = ["SGD", "Adagrad", "FeatureConfig", "RowWiseAdagrad", "ShardedEmbedding", "TableConfig"]

@@ -1,0 +1,62 @@
+"""The whole public configuration of embeddings."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from embeddings.optimizers import RowWiseAdagrad, SparseOptimizer, optimizer_from
+
+Combiner = Literal["sum", "mean", "sqrtn"]
+
+
+@dataclass(frozen=True)
+class TableConfig:
+    """One embedding table.
+
+    name: unique in a layer. vocabulary_size: ids are 0..vocabulary_size-1. dim: floats in a row. optimizer: applied to
+    this table in the backward pass. seed: row id's initial value at a column is a function of (seed, name, id, column)
+    alone. initializer_scale: initial values are uniform in [-scale, scale) (default 0.05, as Keras' Embedding).
+    """
+
+    name: str
+    vocabulary_size: int
+    dim: int
+    optimizer: SparseOptimizer = RowWiseAdagrad()
+    seed: int = 0
+    initializer_scale: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.vocabulary_size < 1 or self.dim < 1:
+            raise ValueError(f"table '{self.name}': vocabulary_size and dim are at least 1")
+        if not isinstance(self.optimizer, SparseOptimizer):
+            raise TypeError(
+                f"table '{self.name}': optimizer is {type(self.optimizer).__name__}; a table takes one of embeddings' "
+                "own (SGD, Adagrad, RowWiseAdagrad), which it applies in the backward pass"
+            )
+        if self.initializer_scale < 0:
+            raise ValueError(f"table '{self.name}': initializer_scale is not negative")
+
+    def document(self) -> dict[str, Any]:
+        """As plain types, for a Keras config."""
+        return {**asdict(self), "optimizer": self.optimizer.document()}
+
+    @classmethod
+    def from_document(cls, document: dict[str, Any]) -> TableConfig:
+        return cls(**{**document, "optimizer": optimizer_from(document["optimizer"])})
+
+
+@dataclass(frozen=True)
+class FeatureConfig:
+    """One feature: the table its ids are looked up in, and how a row's vectors become one.
+
+    combiner: "sum", "mean" (weighted: over the sum of weights), "sqrtn" (over the root of the sum of squared weights),
+    or None: one vector per id, for sequence models. Features that name equal tables share one.
+    """
+
+    table: TableConfig
+    combiner: Combiner | None = "mean"
+
+    def __post_init__(self) -> None:
+        if self.combiner not in ("sum", "mean", "sqrtn", None):
+            raise ValueError(f"combiner is {self.combiner!r}; known: 'sum', 'mean', 'sqrtn', None")

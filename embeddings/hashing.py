@@ -1,0 +1,37 @@
+"""Initial values by counter-based hashing: a function of (seed, table, id, column) alone, never of who holds a row."""
+
+from __future__ import annotations
+
+import hashlib
+
+from foundation.tf import tf
+
+_GOLDEN, _M1, _M2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+_MASK = (1 << 64) - 1
+
+
+def table_key(seed: int, table: str) -> int:
+    """A 64-bit key of (seed, table name)."""
+    digest = hashlib.blake2b(table.encode(), key=seed.to_bytes(8, "little", signed=True), digest_size=8)
+    return int.from_bytes(digest.digest(), "little")
+
+
+def initial_rows(ids: tf.Tensor, dim: int, key: int, scale: float) -> tf.Tensor:
+    """[n, dim] float32, uniform in [-scale, scale), of rows `ids` [n] int64.
+
+    Bits of row i, column c: splitmix64(splitmix64(key + i) + c) (Steele, Lea and Flood, OOPSLA 2014); the upper 24
+    make a float32 without rounding.
+    """
+    with tf.device("CPU:0"):  # 64-bit integer products have no kernel elsewhere
+        rows = _splitmix64(tf.cast(ids, tf.uint64) + tf.constant(key, tf.uint64))
+        bits = _splitmix64(rows[:, tf.newaxis] + tf.cast(tf.range(dim), tf.uint64)[tf.newaxis, :])
+        upper = tf.cast(tf.bitwise.right_shift(bits, tf.constant(40, tf.uint64)), tf.float32)
+        return (upper * (2.0**-23) - 1.0) * scale
+
+
+def _splitmix64(counter: tf.Tensor) -> tf.Tensor:
+    mixed = counter + tf.constant(_GOLDEN, tf.uint64)
+    for shift, factor in ((30, _M1), (27, _M2)):
+        mixed = tf.bitwise.bitwise_xor(mixed, tf.bitwise.right_shift(mixed, tf.constant(shift, tf.uint64)))
+        mixed *= tf.constant(factor, tf.uint64)
+    return tf.bitwise.bitwise_xor(mixed, tf.bitwise.right_shift(mixed, tf.constant(31, tf.uint64)))

@@ -1,0 +1,130 @@
+"""ShardedEmbedding: a Keras layer whose tables are updated in its own backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from embeddings.bags import bags_of, check_ids, combine
+from embeddings.config import FeatureConfig, TableConfig
+from embeddings.fused import FusedUpdate
+from embeddings.tables.static import StaticTable
+from foundation.tf import keras, tf
+
+
+@keras.utils.register_keras_serializable("headrace")
+class ShardedEmbedding(keras.layers.Layer):
+    """Looks up features in embedding tables: dict in, dict out, any subset of the features.
+
+    Input by feature name: ids [B], [B, L], RaggedTensor or SparseTensor, any integer dtype, or a pair (ids, weights).
+    Output: [B, dim], or with combiner None one vector per id, ragged where the ids were.
+
+    Every variable exists after construction. The tables are not trainable weights: when a gradient is asked through
+    the layer, the backward pass applies each table's own optimizer to the rows that were looked up, summed over their
+    occurrences. The idiom is TPUEmbedding's gradient trap: a scalar weight stands among the trainable ones so that a
+    gradient is asked. A plain call changes nothing. Call the layer once a step, with all features.
+
+    Under the policy "mixed_float16" tables and updates stay float32; the update waits until Keras' LossScaleOptimizer
+    has decided that the step counts. The total loss must then include `model.losses`, as `fit` does.
+
+    Raises:
+      ValueError: two different tables have one name, or an input is not a feature. RuntimeError: built under a strategy
+      with several replicas, whose copies would drift apart. tf.errors.InvalidArgumentError: an id is outside its
+      vocabulary (the feature is named), a second backward pass follows one forward pass, or the last training step
+      never asked for the gradient of `gradient_trap`.
+    """
+
+    def __init__(self, features: Mapping[str, FeatureConfig], name: str = "sharded_embedding", **options: Any) -> None:
+        super().__init__(name=name, autocast=False, **options)
+        _refuse_replicas()
+        self.features = dict(features)
+        self._tables = {config.name: StaticTable(config) for config in _tables_of(self.features)}
+        self._table_variables = {  # for Keras and checkpoints to find
+            f"{table}/{name}": variable
+            for table, held in self._tables.items()
+            for name, variable in held.variables.items()
+        }
+        scaled = self.dtype_policy.name == "mixed_float16"
+        self._fused = FusedUpdate(self._tables, scaled)
+        self._step_variables = self._fused.variables
+        self.gradient_trap = self.add_weight(
+            name="gradient_trap",
+            shape=(),
+            dtype=tf.float32,
+            initializer="zeros",
+            trainable=True,
+            experimental_autocast=False,
+            constraint=self._fused.commit if scaled else None,
+        )
+        self._scaled = scaled
+        self.built = True
+
+    def call(self, inputs: Mapping[str, Any], training: bool | None = None) -> dict[str, Any]:
+        """See the class. training: True also checks that the step before was applied."""
+        _refuse_replicas()
+        unknown = inputs.keys() - self.features.keys()
+        if unknown:
+            raise ValueError(f"{self.name}: no feature {sorted(unknown)}; the layer has {sorted(self.features)}")
+        bags = {name: bags_of(name, value, self.features[name]) for name, value in inputs.items()}
+        ids: dict[str, list[tf.Tensor]] = {}
+        for name, bag in bags.items():
+            table = self.features[name].table
+            ids.setdefault(table.name, []).append(check_ids(name, bag, table.vocabulary_size))
+        flat = {table: tf.concat(parts, axis=0) for table, parts in ids.items()}
+        if self.trainable:
+            rows, probe = self._fused.lookup(self.gradient_trap, flat, bool(training))
+            if self._scaled:
+                self.add_loss(probe)
+        else:
+            rows = {table: self._tables[table].lookup(asked) for table, asked in flat.items()}
+        pieces = {
+            table: iter(tf.split(rows[table], [tf.size(part) for part in parts], num=len(parts)))
+            for table, parts in ids.items()
+        }
+        outputs = {}
+        for name, bag in bags.items():
+            feature = self.features[name]
+            vectors = next(pieces[feature.table.name])
+            vectors.set_shape([None, feature.table.dim])
+            combined = combine(vectors, bag, feature)
+            outputs[name] = tf.cast(combined, self.compute_dtype)
+        return outputs
+
+    def table(self, name: str) -> tf.Variable:
+        """The rows [vocabulary_size, dim] float32 of a table."""
+        return self._tables[name].rows
+
+    def get_config(self) -> dict[str, Any]:
+        features = {
+            name: {"table": feature.table.document(), "combiner": feature.combiner}
+            for name, feature in self.features.items()
+        }
+        return {**super().get_config(), "features": features}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> ShardedEmbedding:
+        features = {
+            name: FeatureConfig(TableConfig.from_document(entry["table"]), entry["combiner"])
+            for name, entry in config["features"].items()
+        }
+        return cls(**{**config, "features": features})
+
+
+def _tables_of(features: Mapping[str, FeatureConfig]) -> list[TableConfig]:
+    tables: dict[str, TableConfig] = {}
+    for feature in features.values():
+        known = tables.setdefault(feature.table.name, feature.table)
+        if known != feature.table:
+            raise ValueError(f"two different tables are named '{known.name}': {known} and {feature.table}")
+    if not tables:
+        raise ValueError("an embedding layer needs at least one feature")
+    return list(tables.values())
+
+
+def _refuse_replicas() -> None:
+    strategy = tf.distribute.get_strategy()
+    if strategy.num_replicas_in_sync > 1:
+        raise RuntimeError(
+            f"ShardedEmbedding cannot be used under {type(strategy).__name__} with {strategy.num_replicas_in_sync} "
+            "replicas: each would update a copy of its own, and they would drift apart. Run one process per device."
+        )

@@ -1,0 +1,1 @@
+"""How a table's rows are held."""
