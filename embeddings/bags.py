@@ -30,7 +30,7 @@ def bags_of(name: str, value: Any, feature: FeatureConfig) -> Bags:
       TypeError, ValueError: ids are not integers, or the shape is none of these.
     """
     weights = None
-    if isinstance(value, tuple | list) and len(value) == 2 and not isinstance(value, tf.SparseTensor):
+    if isinstance(value, tuple) and len(value) == 2 and not isinstance(value, tf.SparseTensor):
         value, weights = value
     if not isinstance(value, tf.RaggedTensor | tf.SparseTensor):
         value = tf.convert_to_tensor(value)
@@ -57,7 +57,7 @@ def bags_of(name: str, value: Any, feature: FeatureConfig) -> Bags:
 def check_ids(name: str, bags: Bags, vocabulary_size: int) -> tf.Tensor:
     """The ids, after an assertion that names the feature and the offending ids."""
     wrong = tf.boolean_mask(bags.ids, (bags.ids < 0) | (bags.ids >= vocabulary_size))
-    message = f"feature '{name}': ids outside its vocabulary, 0 to {vocabulary_size - 1}:"
+    message = f"feature {name}: ids outside its vocabulary, 0 to {vocabulary_size - 1}:"
     with tf.control_dependencies([tf.debugging.Assert(tf.equal(tf.size(wrong), 0), [message, wrong], summarize=5)]):
         return tf.identity(bags.ids)
 

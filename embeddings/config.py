@@ -22,7 +22,7 @@ class TableConfig:
     name: str
     vocabulary_size: int
     dim: int
-    optimizer: SparseOptimizer = RowWiseAdagrad()
+    optimizer: SparseOptimizer = RowWiseAdagrad()  # noqa: RUF009 - frozen, so it may be shared
     seed: int = 0
     initializer_scale: float = 0.05
 

@@ -18,7 +18,9 @@ _NEVER = (
     "`gradient_trap`, so its tables stood still. Differentiate with respect to model.trainable_variables, and call the "
     "layer with training=False where no training is meant."
 )
-_NO_SCALE = "ShardedEmbedding: the loss scale of mixed_float16 is unknown: add sum(model.losses) to the loss before it is scaled."
+_NO_SCALE = (
+    "ShardedEmbedding: the loss scale of mixed_float16 is unknown: add sum(model.losses) to the loss before scaling it."
+)
 _NOT_COMMITTED = (
     "ShardedEmbedding: no step was committed for a long time. Under mixed_float16 the tables are updated when a Keras "
     "optimizer has applied the gradient of `gradient_trap`; the loss is never finite, or another optimizer is used."
@@ -47,7 +49,7 @@ class FusedUpdate:
             self._expect_gradient()
 
         @tf.custom_gradient
-        def trapped(trap_value: tf.Tensor):  # type: ignore[no-untyped-def]
+        def trapped(trap_value: tf.Tensor):
             version = self._version.read_value()
             rows = [self._tables[name].lookup(ids[name]) for name in names]
 

@@ -78,7 +78,7 @@ class SGD(SparseOptimizer):
     def slot_shape(self, vocabulary_size: int, dim: int) -> tuple[int, ...]:
         raise AssertionError("SGD has no slot")
 
-    def update(self, table, slots, ids, gradient, rate) -> None:  # type: ignore[no-untyped-def]
+    def update(self, table, slots, ids, gradient, rate) -> None:
         table.scatter_sub(tf.IndexedSlices(rate * gradient, ids))
 
 
@@ -90,7 +90,7 @@ class Adagrad(SparseOptimizer):
     def slot_shape(self, vocabulary_size: int, dim: int) -> tuple[int, ...]:
         return (vocabulary_size, dim)
 
-    def update(self, table, slots, ids, gradient, rate) -> None:  # type: ignore[no-untyped-def]
+    def update(self, table, slots, ids, gradient, rate) -> None:
         accumulated = tf.gather(slots["accumulator"], ids) + tf.square(gradient)
         slots["accumulator"].scatter_update(tf.IndexedSlices(accumulated, ids))
         table.scatter_sub(tf.IndexedSlices(rate * gradient * tf.math.rsqrt(accumulated + EPSILON), ids))
@@ -105,7 +105,7 @@ class RowWiseAdagrad(SparseOptimizer):
     def slot_shape(self, vocabulary_size: int, dim: int) -> tuple[int, ...]:
         return (vocabulary_size,)
 
-    def update(self, table, slots, ids, gradient, rate) -> None:  # type: ignore[no-untyped-def]
+    def update(self, table, slots, ids, gradient, rate) -> None:
         accumulated = tf.gather(slots["accumulator"], ids) + tf.reduce_mean(tf.square(gradient), axis=1)
         slots["accumulator"].scatter_update(tf.IndexedSlices(accumulated, ids))
         scale = rate * tf.math.rsqrt(accumulated + EPSILON)
@@ -115,7 +115,7 @@ class RowWiseAdagrad(SparseOptimizer):
 def optimizer_from(document: Mapping[str, Any]) -> SparseOptimizer:
     """The optimizer that `SparseOptimizer.document` described."""
     options = dict(document)
-    kind = {"SGD": SGD, "Adagrad": Adagrad, "RowWiseAdagrad": RowWiseAdagrad}[options.pop("name")]
+    kind: Any = {"SGD": SGD, "Adagrad": Adagrad, "RowWiseAdagrad": RowWiseAdagrad}[options.pop("name")]
     if isinstance(options["learning_rate"], dict):
         options["learning_rate"] = keras.optimizers.schedules.deserialize(options["learning_rate"])
     return kind(**options)

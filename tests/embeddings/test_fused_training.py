@@ -44,7 +44,7 @@ class HalfSquares(keras.losses.Loss):
 
 def _ragged_batch(rng, weighted):
     rows = [rng.integers(0, VOCABULARY, rng.integers(0, 5)).tolist() for _ in range(BATCH)]
-    return rows, [rng.uniform(0.1, 2, len(r)).round(3).tolist() for r in rows] if weighted else None
+    return rows, [(rng.integers(1, 128, len(r)) / 64).tolist() for r in rows] if weighted else None
 
 
 def _inputs(batches):
@@ -91,7 +91,7 @@ def _scenario(seed, kind, combiners, weighted, shared, clip):
     return features, weights, batches
 
 
-def _expected(reference, layer, features, batches, kind, clip, rounded=lambda x: x):
+def _expected(reference, layer, features, batches, kind, clip, rounded=lambda x: x, kept=lambda x: x):
     dense = {
         name: reference.DenseTable(layer.table(name).numpy(), kind, 0.1, **clip)
         for name in {f.table.name for f in features.values()}
@@ -101,7 +101,7 @@ def _expected(reference, layer, features, batches, kind, clip, rounded=lambda x:
         for place, (name, (rows, weights)) in enumerate(sorted(bags.items())):
             table = features[name].table.name
             outputs, coefficients = reference.combined(dense[table].values, rows, weights, features[name].combiner)
-            error = rounded(outputs) - target[place]
+            error = kept(rounded(outputs) - target[place])
             for row, ids in enumerate(rows):
                 for identifier, share in zip(ids, coefficients[row], strict=True):
                     gradients[table][identifier] += share * error[row]
@@ -144,3 +144,53 @@ def test_clipping_by_keras_leaves_the_tables_alone(reference, optimizer):
     model, before = _fit(features, weights, batches, optimizer=optimizer)
     for name, table in _expected(reference, before, features, batches, "Adagrad", {}).items():
         assert model.embedding.table(name).numpy() == pytest.approx(table.values, abs=1e-6, rel=1e-6)
+
+
+@pytest.fixture
+def mixed_float16():
+    keras.mixed_precision.set_global_policy("mixed_float16")
+    yield
+    keras.mixed_precision.set_global_policy("float32")
+
+
+def _half(values):
+    return values.astype(np.float16).astype(float)
+
+
+def _scaled(scale):
+    """What a float16 gradient keeps of itself under a loss scale."""
+    return lambda gradient: _half(gradient * scale) / scale
+
+
+@pytest.mark.usefixtures("mixed_float16")
+@pytest.mark.parametrize("kind", ["SGD", "Adagrad", "RowWiseAdagrad"])
+@pytest.mark.parametrize("steps_per_execution", [1, 5])
+@pytest.mark.parametrize("scale", [1.0, 1024.0])
+def test_mixed_float16_equals_the_reference_rounded_where_keras_rounds(reference, kind, steps_per_execution, scale):
+    features, weights, batches = _scenario(11, kind, ["mean", "sum"], [True, False], True, {})
+    model = SumOfBags(features, weights)
+    before = ShardedEmbedding(features)
+    optimizer = keras.mixed_precision.LossScaleOptimizer(keras.optimizers.SGD(0.01), dynamic=False, initial_scale=scale)
+    model.compile(optimizer, HalfSquares(), steps_per_execution=steps_per_execution)
+    model.fit(_dataset(batches), epochs=1, steps_per_epoch=STEPS, verbose=0)
+    expected = _expected(reference, before, features, batches, kind, {}, rounded=_half, kept=_scaled(scale))
+    for name, table in expected.items():
+        assert model.embedding.table(name).dtype == tf.float32
+        assert model.embedding.table(name).numpy() == pytest.approx(table.values, abs=1e-6, rel=1e-6)
+
+
+@pytest.mark.usefixtures("mixed_float16")
+def test_steps_that_the_loss_scale_skips_are_skipped_by_the_tables_too():
+    features, weights, batches = _scenario(5, "Adagrad", ["mean"], [False], True, {})
+    model = SumOfBags(features, weights)
+    before = model.embedding.table("table").numpy()
+    optimizer = keras.mixed_precision.LossScaleOptimizer(keras.optimizers.SGD(0.01), initial_scale=2.0**20)
+    model.compile(optimizer, HalfSquares())
+    model.fit(_dataset(batches[:2]), epochs=1, steps_per_epoch=2, verbose=0)
+    assert np.array_equal(model.embedding.table("table").numpy(), before)
+    model.fit(_dataset(batches), epochs=1, steps_per_epoch=STEPS, verbose=0)
+    skipped = 20 - int(np.log2(float(optimizer.loss_scale)))  # the scale is halved at each skipped step
+    assert 2 < skipped < STEPS
+    updates = next(w for w in model.embedding.weights if w.name.startswith("table/updates"))
+    assert int(updates) == 2 + STEPS - skipped
+    assert np.isfinite(model.embedding.table("table").numpy()).all()

@@ -1,0 +1,62 @@
+"""What the rest of the house asks of the place it runs in: two small protocols."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from foundation.tf import tf
+
+
+@dataclass(frozen=True)
+class Topology:
+    """The devices that share the work. ranks: processes, one device each; ranks_per_host: of them, on one machine.
+    device: "CPU", "GPU" or "TPU"."""
+
+    ranks: int
+    ranks_per_host: int
+    device: str
+
+
+class Communicator(Protocol):
+    """Exchange between the ranks. Tensors' first dimension is rows; all ranks make the same calls in order."""
+
+    rank: int
+    size: int
+
+    def all_to_all(self, rows: tf.Tensor, splits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Sends `splits[r]` consecutive rows to each rank r; returns (rows received, how many came from each rank)."""
+
+    def all_gather(self, rows: tf.Tensor) -> tf.Tensor:
+        """Every rank's rows, in rank order."""
+
+    def all_reduce(self, value: tf.Tensor) -> tf.Tensor:
+        """The sum over ranks."""
+
+    def broadcast(self, value: tf.Tensor, root: int = 0) -> tf.Tensor:
+        """The value of rank `root`."""
+
+
+class Strategy(Protocol):
+    """Where a step runs. One process drives one device."""
+
+    communicator: Communicator
+    topology: Topology
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this process writes checkpoints and logs."""
+
+    def scope(self) -> AbstractContextManager[Any]:
+        """The context that dense variables are made in."""
+
+    def distribute(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """This rank's part of each global batch."""
+
+    def run(self, step: Callable[..., Any], *arguments: Any) -> Any:
+        """One step on this rank's device."""
+
+    def barrier(self) -> None:
+        """Returns when every rank has come here."""
