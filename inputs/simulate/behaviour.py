@@ -14,7 +14,7 @@ from inputs.simulate.config import SimulateConfig
 from inputs.simulate.population import SECONDS_PER_DAY, Items
 
 ATTRACTION_BIAS, ATTRACTION_TASTE, ATTRACTION_POPULARITY = -2.8, 6.0, 0.25
-SATISFACTION_BIAS, SATISFACTION_TASTE, SATISFACTION_QUALITY = -1.0, 3.0, 0.8
+SATISFACTION_BIAS, SATISFACTION_TASTE, SATISFACTION_QUALITY, SATISFACTION_CLICKBAIT = -1.8, 4.5, 0.7, 1.5
 LIKE_IF_SATISFIED, LIKE_OTHERWISE = 0.25, 0.01
 WATCH_LOGIT, WATCH_SPREAD = 1.2, 0.8
 
@@ -44,7 +44,7 @@ def attraction(taste: np.ndarray, appeals: np.ndarray, ages: np.ndarray, config:
 def satisfaction(taste: np.ndarray, quality: np.ndarray, clickbait: np.ndarray, config: SimulateConfig) -> np.ndarray:
     """Probability that a view, once clicked, satisfies."""
     logit = SATISFACTION_BIAS + SATISFACTION_TASTE * taste.astype(np.float64) + SATISFACTION_QUALITY * quality
-    return expit(logit - 2.0 * config.clickbait_strength * clickbait)
+    return expit(logit - SATISFACTION_CLICKBAIT * config.clickbait_strength * clickbait)
 
 
 def watched(satisfied: np.ndarray, duration: np.ndarray, uniform: np.ndarray) -> np.ndarray:

@@ -18,13 +18,23 @@ WEEKDAYS = (1.0, 0.97, 0.98, 1.0, 1.08, 1.25, 1.2)
 
 @dataclass(frozen=True)
 class Requests:
-    """The requests of one day in time order, arrays [n]. turn: how many requests of the same user came before it today."""
+    """Requests of one day in time order, arrays [n]; lists are numbered from `first_list`.
+
+    turn: how many requests of the same user came before it that day.
+    """
 
     first_list: int
     users: np.ndarray
     times: np.ndarray
     surfaces: np.ndarray
     turn: np.ndarray
+
+    def between(self, start: int, stop: int) -> Requests:
+        """Requests [start, stop) of these."""
+        piece = slice(start, stop)
+        return Requests(
+            self.first_list + start, self.users[piece], self.times[piece], self.surfaces[piece], self.turn[piece]
+        )
 
 
 class Calendar:

@@ -21,15 +21,15 @@ class SimulateConfig(Config):
     Traps. position_decay: an item at position p (0 first) is examined with probability (1 + p) ** -position_decay.
     popularity_exponent: the popularity of the r-th most popular item is proportional to r ** -popularity_exponent.
     clickbait_share: share of items with the clickbait trait. clickbait_strength: what the strongest such trait adds to
-    the logit of being attracted; twice that is what it takes off the logit of being satisfied. novelty_half_life_days:
-    days in which an item's novelty halves. novelty_drop: share of an item's attraction that is gone with its novelty.
-    published_share: share of items that are published during the log, evenly over its days.
+    the logit of being attracted; one and a half times as much comes off the logit of being satisfied.
+    novelty_half_life_days: days in which an item's novelty halves. novelty_drop: share of an item's attraction that is
+    gone with its novelty. published_share: share of items that are published during the log, evenly over its days.
 
-    Logging policy. explore_share: share of requests answered by items drawn uniformly. trending_share: share answered by
-    items drawn by popularity. The rest is the personal feed: candidates: how many items are drawn for a request before
-    ranking. temperature: of the softmax that ranks them (lower is greedier). policy_error: norm of the error in the
-    policy's picture of a user's taste (a vector of norm 1). no_repeat: how many of the items last shown to a user the
-    feed avoids.
+    Logging policy. explore_share: share of requests answered by items drawn uniformly. trending_share: share answered
+    by items drawn by popularity. The rest is the personal feed; candidates: how many items are drawn for one of its
+    requests before ranking. temperature: of the softmax that ranks them (lower is greedier). policy_error: norm of the
+    error in the policy's picture of a user's taste (a vector of norm 1). no_repeat: how many of the items last shown to
+    a user the feed avoids.
     """
 
     users: int = Field(20_000, ge=1, le=MAX_ENTITIES)
@@ -43,17 +43,17 @@ class SimulateConfig(Config):
     position_decay: float = Field(0.6, ge=0, le=5)
     popularity_exponent: float = Field(0.9, ge=0, le=3)
     clickbait_share: float = Field(0.2, ge=0, le=1)
-    clickbait_strength: float = Field(1.2, ge=0, le=10)
-    novelty_half_life_days: float = Field(4.0, gt=0)
+    clickbait_strength: float = Field(1.0, ge=0, le=10)
+    novelty_half_life_days: float = Field(4.0, ge=0.01, le=10_000)
     novelty_drop: float = Field(0.6, ge=0, lt=1)
     published_share: float = Field(0.4, ge=0, lt=1)
 
     explore_share: float = Field(0.1, ge=0, le=1)
     trending_share: float = Field(0.08, ge=0, le=1)
-    candidates: int = Field(60, ge=4)
-    temperature: float = Field(0.5, gt=0)
-    policy_error: float = Field(0.5, ge=0)
-    no_repeat: int = Field(100, ge=0)
+    candidates: int = Field(60, ge=4, le=10_000)
+    temperature: float = Field(0.5, ge=0.01, le=1_000)
+    policy_error: float = Field(0.5, ge=0, le=100)
+    no_repeat: int = Field(100, ge=0, le=10_000)
 
     @model_validator(mode="after")
     def _consistent(self) -> SimulateConfig:

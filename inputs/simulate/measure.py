@@ -22,7 +22,7 @@ MIN_EXPECTED_COUNT = 5.0  # ranks drawn less often have no frequency worth fitti
 
 
 def measure(dataset: Dataset) -> dict[str, tuple[float | None, float]]:
-    """{trap: (parameter or None, its value measured from the logs)} of a simulated world; nan where the log is too thin.
+    """{trap: (parameter or None, its value measured from the logs)}; nan where the log is too thin.
 
     position_decay, novelty_half_life_days, novelty_drop: from the explore surface, where what stands at a position is
     drawn uniformly, so that neither position nor age is confounded with taste: maximum likelihood of clicks, Poisson
@@ -43,7 +43,9 @@ def measure(dataset: Dataset) -> dict[str, tuple[float | None, float]]:
     decay, half_life, drop = _fit_clicks(tally.explore_shown, tally.explore_clicks)
     counted = tally.shown >= ITEM_MIN_IMPRESSIONS
     rates = tally.clicks[counted] / tally.shown[counted]
-    correlation = spearmanr(rates, tally.satisfaction[counted] / tally.shown[counted]).statistic if counted.any() else np.nan
+    correlation = (
+        spearmanr(rates, tally.satisfaction[counted] / tally.shown[counted]).statistic if counted.any() else np.nan
+    )
     bait = truth.items.clickbait > 0
     return {
         "position_decay": (config.position_decay, decay),
@@ -77,7 +79,16 @@ def _tally(dataset: Dataset, truth: Truth) -> _Tally:
     bins = (config.slate_size, MAX_AGE_DAYS * AGE_BINS_PER_DAY)
     start = dataset.time_range[0] // SECONDS_PER_DAY * SECONDS_PER_DAY
     first_day = np.maximum(np.floor_divide(items.published - start, SECONDS_PER_DAY) + 1, 0)
-    tally = _Tally(*(np.zeros(count) for _ in range(5)), config.days - first_day, np.zeros(bins), np.zeros(bins))
+    tally = _Tally(
+        shown=np.zeros(count),
+        clicks=np.zeros(count),
+        satisfaction=np.zeros(count),
+        explore_items=np.zeros(count),
+        trending_first=np.zeros(count),
+        days_there=config.days - first_day,
+        explore_shown=np.zeros(bins),
+        explore_clicks=np.zeros(bins),
+    )
     for table in dataset.scan([USER, ITEM, TIME, "position", "surface", "click"]):
         item = truth.items_at(table.column(ITEM).to_numpy())
         click = table.column("click").to_numpy().astype(np.float64)
@@ -86,11 +97,11 @@ def _tally(dataset: Dataset, truth: Truth) -> _Tally:
         satisfied = truth.satisfaction(table.column(USER).to_numpy(), table.column(ITEM).to_numpy())
         explore = surface == EXPLORE
         first_trending = (surface == TRENDING) & (position == 0)
-        tally.shown += np.bincount(item, minlength=count)
-        tally.clicks += np.bincount(item, click, count)
-        tally.satisfaction += np.bincount(item, satisfied, count)
-        tally.explore_items += np.bincount(item[explore], minlength=count)
-        tally.trending_first += np.bincount(item[first_trending], minlength=count)
+        np.add.at(tally.shown, item, 1.0)
+        np.add.at(tally.clicks, item, click)
+        np.add.at(tally.satisfaction, item, satisfied)
+        np.add.at(tally.explore_items, item[explore], 1.0)
+        np.add.at(tally.trending_first, item[first_trending], 1.0)
         age = (table.column(TIME).to_numpy() - items.published[item]) * AGE_BINS_PER_DAY // SECONDS_PER_DAY
         cell = position[explore].astype(np.int64) * bins[1] + np.minimum(age[explore], bins[1] - 1)
         tally.explore_shown += np.bincount(cell, minlength=bins[0] * bins[1]).reshape(bins)

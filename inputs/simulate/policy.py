@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from inputs.simulate.behaviour import ATTRACTION_TASTE, appeal, tastes
+from inputs.simulate.behaviour import ATTRACTION_TASTE, appeal, novelty, tastes
 from inputs.simulate.config import SimulateConfig
 from inputs.simulate.population import SECONDS_PER_DAY, Population
 from inputs.simulate.streams import uniforms
@@ -28,7 +28,7 @@ FOR_YOU, TRENDING, EXPLORE = range(3)
 TOPIC_POOL, POPULAR_POOL, FRESH_POOL = 0.5, 0.15, 0.1  # shares of the candidates; the rest comes from all items
 FRESH_DAYS = 3
 INTEREST = 8.0  # sharpness of a user's distribution over topics
-TOPIC_POOL_POWER = 0.8  # within a topic, candidates are drawn by popularity to this power
+TOPIC_POOL_POPULARITY, TOPIC_POOL_NOVELTY = 0.8, 2.0  # powers of what an item's weight within its topic is made of
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Pool:
 
 
 class Policy:
-    """The logging policy of one world. `open_day` stocks the pools; then `feed`, `trending` and `explore` make slates."""
+    """The logging policy of a world. `open_day` stocks the pools; then `feed`, `trending` and `explore` make slates."""
 
     def __init__(self, population: Population, config: SimulateConfig) -> None:
         self._population, self._config = population, config
@@ -95,7 +95,6 @@ class Policy:
         items = population.items
         self._by_topic = np.argsort(items.topic, kind="stable")
         self._popularity = np.exp(items.log_popularity)
-        self._topic_weight = np.exp(TOPIC_POOL_POWER * items.log_popularity)
 
     def open_day(self, day: int, midnight: int) -> None:
         """The pools of a day hold what was published before its midnight (seconds)."""
@@ -106,7 +105,8 @@ class Policy:
         self._popular = Pool.of(published, self._popularity[published])
         self._fresh = Pool.of(fresh, np.ones(len(fresh))) if len(fresh) else self._everything
         in_topics = self._by_topic[items.published[self._by_topic] < midnight]
-        self._topics = Pool.of(in_topics, self._topic_weight[in_topics])
+        freshness = novelty(midnight - items.published[in_topics], self._config) ** TOPIC_POOL_NOVELTY
+        self._topics = Pool.of(in_topics, self._popularity[in_topics] ** TOPIC_POOL_POPULARITY * freshness)
         edges = np.searchsorted(items.topic[in_topics], np.arange(len(TOPICS) + 1))
         self._topic_edges = edges
         self._topic_starts = np.concatenate([[0.0], self._topics.cumulative])[edges]
@@ -165,7 +165,7 @@ class Policy:
         return self._topics.items[np.minimum(index, self._topic_edges[topic + 1] - 1)]
 
     def _spread(self, uniform: np.ndarray, count: int) -> np.ndarray:
-        """[n, count] distinct published items, each equally likely: a random start and a random stride around the ring."""
+        """[n, count] distinct published items, each equally likely: from a random start by a random stride, around."""
         published = self._everything.items
         start = (uniform[:, :1] * len(published)).astype(np.int64)
         stride = 1 + (uniform[:, 1:2] * (len(published) // count)).astype(np.int64)

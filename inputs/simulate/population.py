@@ -9,7 +9,7 @@ import numpy as np
 
 from inputs.simulate.config import SimulateConfig
 from inputs.simulate.streams import generator, scattered_ids
-from inputs.simulate.words import AGE_GROUPS, DEVICES, REGIONS, TOPICS
+from inputs.simulate.words import AGE_GROUPS, REGIONS, TOPICS
 
 SECONDS_PER_DAY = 86_400
 DIMENSIONS = 16  # of the taste space
@@ -19,7 +19,7 @@ POPULARITY_QUALITY = 0.75  # weight of quality, beside chance of weight 1, in an
 
 @dataclass(frozen=True)
 class Users:
-    """Arrays over users. vector: [U, DIMENSIONS] float32 of norm 1, the taste; seen_vector: the policy's picture of it."""
+    """Arrays over users. vector: [U, DIMENSIONS] float32 of norm 1, the taste; seen_vector: as the policy sees it."""
 
     ids: np.ndarray
     vector: np.ndarray
@@ -59,7 +59,9 @@ class Population:
         topic_vector = _unit(rng.standard_normal((len(TOPICS), DIMENSIONS)).astype(np.float32))
         topic_appeal = rng.normal(0.0, 0.5, len(TOPICS))  # log of how common a topic is
         return cls(
-            _draw_users(config, topic_vector, topic_appeal), _draw_items(config, topic_vector, topic_appeal), topic_vector
+            _draw_users(config, topic_vector, topic_appeal),
+            _draw_items(config, topic_vector, topic_appeal),
+            topic_vector,
         )
 
 
@@ -107,7 +109,9 @@ def _draw_items(config: SimulateConfig, topic_vector: np.ndarray, topic_appeal: 
     baits = rng.permutation(count) < round(count * config.clickbait_share)
     clickbait = np.where(baits, rng.uniform(0.5, 1.0, count), 0.0).astype(np.float32)
     rank = np.empty(count, np.int64)  # good videos tend to be the popular ones
-    rank[np.argsort(-(POPULARITY_QUALITY * quality + rng.standard_normal(count)), kind="stable")] = np.arange(1, count + 1)
+    rank[np.argsort(-(POPULARITY_QUALITY * quality + rng.standard_normal(count)), kind="stable")] = np.arange(
+        1, count + 1
+    )
     during = rng.permutation(count)
     topic_duration = rng.normal(np.log(35.0), 0.5, len(TOPICS))
     duration = np.exp(topic_duration[topic] + rng.normal(0.0, 0.5, count))

@@ -19,7 +19,7 @@ def generator(seed: int, purpose: str) -> np.random.Generator:
 
 
 def uniforms(seed: int, purpose: str, first_row: int, rows: int, width: int) -> np.ndarray:
-    """[rows, width] float64 in [0, 1): rows [first_row, first_row + rows) of the stream `purpose`, `width` numbers each."""
+    """[rows, width] float64 in [0, 1): rows [first_row, first_row + rows) of the stream `purpose`."""
     counts_per_row = -(-width // _WORDS_PER_COUNT)
     philox = _philox(seed, purpose)
     philox.advance(first_row * counts_per_row)

@@ -107,7 +107,7 @@ def write_truth(path: Path, population: Population, config: SimulateConfig) -> N
 
 def _write(path: Path, traits: Users | Items) -> None:
     arrays = {field.name: getattr(traits, field.name) for field in fields(traits)}
-    np.savez(path, **arrays)  # type: ignore[arg-type]
+    np.savez(path, **arrays)
 
 
 def _read(path: Path, kind: type[_Traits]) -> _Traits:

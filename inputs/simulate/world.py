@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,6 @@ def simulate(config: SimulateConfig, path: str | Path, advance: Callable[[int], 
     population = Population.draw(config)
     with atomic_directory(path) as folder:
         with DatasetWriter(folder, SCHEMA, source=f"simulated world, seed {config.seed}") as writer:
-            writer.positive = {"label": "click", "at_least": 1.0}
             writer.write_users(_users_table(population.users))
             writer.write_items(_items_table(population.items, config))
             for day in _days(population, config):
@@ -73,7 +73,7 @@ def simulate(config: SimulateConfig, path: str | Path, advance: Callable[[int], 
     return Dataset.open(path)
 
 
-def _days(population: Population, config: SimulateConfig):
+def _days(population: Population, config: SimulateConfig) -> Iterator[Iterator[pa.Table]]:
     """For each day, its events in pieces."""
     calendar, policy = Calendar(population.users, config), Policy(population, config)
     shown = np.full((config.users, config.no_repeat), -1, np.int32)
@@ -103,7 +103,7 @@ def _answer(
     is_feed = requests.surfaces[by_turn] == FOR_YOU
     edges = np.concatenate([[0], np.cumsum(np.bincount(requests.turn))])
     answered = 0
-    for turn_start, turn_stop in zip(edges[:-1], edges[1:], strict=True):
+    for turn_start, turn_stop in itertools.pairwise(edges):
         for start in range(turn_start, turn_stop, LISTS_PER_CHUNK):
             stop = min(start + LISTS_PER_CHUNK, turn_stop)
             chunk = by_turn[start:stop]
@@ -118,36 +118,26 @@ def _answer(
 
 def _events(
     population: Population, requests: Requests, slates: np.ndarray, propensities: np.ndarray, config: SimulateConfig
-):
+) -> Iterator[pa.Table]:
     """The day's events, responses drawn, in pieces of about ROWS_PER_WRITE."""
-    lists_per_write = max(1, ROWS_PER_WRITE // config.slate_size)
     appeals = behaviour.appeal(population.items, config)
-    for start in range(0, len(slates), lists_per_write):
-        piece = slice(start, start + lists_per_write)
-        yield _event_table(
-            population,
-            appeals,
-            requests.first_list + start,
-            requests.users[piece],
-            requests.times[piece],
-            requests.surfaces[piece],
-            slates[piece],
-            propensities[piece],
-            config,
-        )
+    size = max(1, ROWS_PER_WRITE // config.slate_size)
+    for start in range(0, len(slates), size):
+        stop = min(start + size, len(slates))
+        piece = requests.between(start, stop)
+        yield _respond(population, appeals, piece, slates[start:stop], propensities[start:stop], config)
 
 
-def _event_table(
+def _respond(
     population: Population,
     appeals: np.ndarray,
-    first_list: int,
-    users: np.ndarray,
-    times: np.ndarray,
-    surfaces: np.ndarray,
+    requests: Requests,
     slates: np.ndarray,
     propensities: np.ndarray,
     config: SimulateConfig,
 ) -> pa.Table:
+    """Events of the given requests: what was shown, and the users' responses to it."""
+    users, times, first_list = requests.users, requests.times, requests.first_list
     items, (lists, size) = population.items, slates.shape
     draws = uniforms(config.seed, "responses", first_list, lists, 4 * size).reshape(lists, 4, size)
     positions = np.broadcast_to(np.arange(size), slates.shape)
@@ -165,7 +155,7 @@ def _event_table(
             "timestamp": np.repeat(times, size),
             "list_id": np.repeat(np.arange(first_list, first_list + lists), size),
             "position": positions.ravel().astype(np.int8),
-            "surface": _words(np.repeat(surfaces, size), SURFACES),
+            "surface": _words(np.repeat(requests.surfaces, size), SURFACES),
             "propensity": propensities.ravel(),
             "click": click.ravel().astype(np.int8),
             "watch_seconds": pa.array(watch.ravel(), mask=unseen),
