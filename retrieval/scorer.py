@@ -14,9 +14,12 @@ from retrieval.vectors import Vectors
 class Asked(Protocol):
     """`evaluation.protocol.Queries` is one."""
 
-    users: np.ndarray
-    times: np.ndarray
-    histories: Ragged
+    @property
+    def users(self) -> np.ndarray: ...
+    @property
+    def times(self) -> np.ndarray: ...
+    @property
+    def histories(self) -> Ragged: ...
 
 
 class TwoTowerScorer:

@@ -55,8 +55,8 @@ def export_bundle(
     them.
     """
     with atomic_directory(path) as folder:
-        _save_tower(folder / "query_tower", two_tower, two_tower.embed_queries, space.query_features, "query")
-        _save_tower(folder / "item_tower", two_tower, two_tower.embed_items, space.item_features, "candidate")
+        _save_tower(folder / "query_tower", two_tower.embed_queries, space.query_features, "query")
+        _save_tower(folder / "item_tower", two_tower.embed_items, space.item_features, "candidate")
         _save_ranker(folder / "ranker", ranker, space)
         space.save(folder / "space")
         histories.save(folder / "histories.npz")
@@ -109,12 +109,12 @@ def load_signature(path: Path) -> Any:
     return signature
 
 
-def _save_tower(path: Path, model: TwoTower, embed: Any, features: Any, output: str) -> None:
+def _save_tower(path: Path, embed: Any, features: Any, output: str) -> None:
     @tf.function(input_signature=[signature_of(features)])
     def serve(flat: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         return {output: embed(unflatten(features, flat))}
 
-    _save(path, model, serve)
+    _save(path, serve)
 
 
 def _save_ranker(path: Path, ranker: Ranker, space: FeatureSpace) -> None:
@@ -129,10 +129,12 @@ def _save_ranker(path: Path, ranker: Ranker, space: FeatureSpace) -> None:
         predictions = ranker.predict(query, items, flat["list_row_splits"])
         return {**predictions, "value": ranker.value(predictions)}
 
-    _save(path, ranker, serve)
+    _save(path, serve)
 
 
-def _save(path: Path, model: Any, serve: Any) -> None:
+def _save(path: Path, serve: Any) -> None:
+    """Saves a function and the variables it reads: neither slot variables nor the optimizer's own."""
     module = tf.Module()
-    module.model, module.serve = model, serve
-    tf.saved_model.save(module, str(path), signatures={DEFAULT: serve})
+    module.serve, module.read = serve, list(serve.get_concrete_function().graph.variables)
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)  # the fused update stays at home
+    tf.saved_model.save(module, str(path), signatures={DEFAULT: serve}, options=options)

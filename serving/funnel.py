@@ -81,7 +81,7 @@ class Funnel:
             user if position == 0 else self.space.users.raw_ids(users)[0],
             self._described(answer),
             answer.stages,
-            answer.slate.counts,
+            {"seen": len(np.unique(seen)), "blocked": len(blocked), "capped": answer.slate.counts["capped"]},
             [self.space.item_words(int(item)) for item in history.values[::-1][:_SHOWN_HISTORY]],
         )
 
@@ -102,7 +102,7 @@ class Funnel:
             query_inputs = _tensors(flatten(inputs))
             query = self._query_tower(**query_inputs)["query"].numpy()
         with _timed(stages, "retrieval") as done:
-            excluded = np.unique(np.concatenate([seen, blocked]))
+            excluded = np.unique(np.concatenate([seen if self.card.postranking.exclude_seen else seen[:0], blocked]))
             found, similarities = self._index.search_excluding(
                 query, self.card.funnel.retrieve, Ragged(excluded, np.array([0, len(excluded)]))
             )
@@ -159,7 +159,7 @@ class Funnel:
             known = self.space.users.raw_ids(np.array([1]))[0]
             raise UserError(
                 f"user {user!r} is not in the log this was trained on.",
-                f"Give a known id, such as {known}, or ask for a newcomer's slate (--newcomer; over HTTP: no user).",
+                f"Give a known id, such as {known}, or ask for a newcomer's slate (--newcomer; over HTTP: user null).",
             )
         return position
 

@@ -78,10 +78,11 @@ def train(training: Training, config: TrainingConfig, checkpoints: Path, tensorb
         saved = store.restore(latest)
         position, curves.points = Position(**saved["position"]), saved["points"]
         say(f"{training.stage}: going on from step {position.step:,}")
+    run = _steps(training.model, training.optimizer)
     total = training.epochs * len(training.batches)
     with progress(training.stage, total, "steps", done=position.step) as meter:
         while not position.stopped(training):
-            for taken, losses in _epoch(training, config, position):
+            for taken, losses in _epoch(training, config, position, run):
                 meter.advance(taken, f"loss {losses['loss']:.4f}")
                 curves.add(position.step, losses)
                 if position.step % config.checkpoint_every == 0:
@@ -103,13 +104,14 @@ def checkpoint_store(model: Any, optimizer: Any, directory: Path, keep: int) -> 
     return CheckpointStore(directory, tf.train.Checkpoint(model=model, optimizer=optimizer), keep)
 
 
-def _epoch(training: Training, config: TrainingConfig, position: Position) -> Iterator[tuple[int, dict[str, float]]]:
+def _epoch(
+    training: Training, config: TrainingConfig, position: Position, run: Callable[..., dict[str, tf.Tensor]]
+) -> Iterator[tuple[int, dict[str, float]]]:
     """Trains the rest of the epoch; yields (steps taken, mean losses) after each call."""
     left = len(training.batches) - position.batch
     source = training.batches.iterate(position.epoch, position.batch)
     try:
         batches = feed(source)
-        run = _compiled(training)
         while left:
             to_checkpoint = config.checkpoint_every - position.step % config.checkpoint_every
             count = min(config.steps_per_call, left, to_checkpoint)
@@ -144,14 +146,6 @@ def _judge(training: Training, position: Position, curves: Curves) -> None:
 
 def _commit(store: CheckpointStore, position: Position, curves: Curves) -> None:
     store.save(position.step, {"position": asdict(position), "points": curves.points}, position.best_step)
-
-
-def _compiled(training: Training) -> Callable[..., dict[str, tf.Tensor]]:
-    """The `tf.function` that takes `count` steps, made once per training."""
-    cached = getattr(training.model, "_headrace_steps", None)
-    if cached is None:
-        cached = training.model._headrace_steps = _steps(training.model, training.optimizer)
-    return cached
 
 
 def _steps(model: Any, optimizer: keras.optimizers.Optimizer) -> Callable[..., dict[str, tf.Tensor]]:

@@ -15,7 +15,7 @@ from foundation.progress import say
 from trainer.data_commands import data
 
 # typer re-exports of click only this subclass: every mistake in a command's words derives from its second base
-UsageError: type = typer.BadParameter.__mro__[2]
+UsageError: type[Any] = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(
     help="Train the embeddings of a recommender and turn them into the funnel that serves it.",
@@ -101,7 +101,8 @@ def evaluate(job: JobFile, overrides: Overrides = None, run_dir: RunDir = None) 
 @app.command()
 def recommend(
     run: Run,
-    user: Annotated[str, typer.Option("--user", help="The user's id, as the log writes it.")],
+    user: Annotated[str | None, typer.Option("--user", help="The user's id, as the log writes it.")] = None,
+    newcomer: Annotated[bool, typer.Option("--newcomer", help="The slate of somebody never seen.")] = False,
     size: Annotated[int | None, typer.Option(help="How many items (default: the job's slate size).", min=1)] = None,
     block: Annotated[list[str] | None, typer.Option(help="An item id never to show. Repeatable.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON, as the service gives it.")] = False,
@@ -110,6 +111,8 @@ def recommend(
     from serving.funnel import Funnel
     from serving.render import print_recommendation
 
+    if (user is None) != newcomer:
+        raise UserError("whose slate?", "Give either --user ID or --newcomer.")
     funnel = Funnel.load(run)
     answer = funnel.recommend(user, size=size, blocked_items=block or ())
     if as_json:

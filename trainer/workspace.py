@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from evaluation.harness import Catalogue
 from evaluation.protocol import Queries, queries_at_cutoff, queries_rolling
 from foundation.errors import UserError
 from inputs.dataset import Dataset
 from inputs.features import FeatureSpace
 from inputs.histories import Histories
 from inputs.interactions import Interactions
+from inputs.lists import PeriodLists
 from inputs.splits import Split
 from trainer.job import Job
 from trainer.run_directory import RunDirectory
@@ -77,15 +79,19 @@ class Workspace:
         return build(self.interactions, self.histories, start, stop, length, most, self.job.seed)
 
     @cached_property
-    def catalogue(self) -> dict[str, Any]:
-        """What the evaluation must know of the items: how many, their categories, and when each came to be."""
+    def catalogue(self) -> Catalogue:
+        """What the evaluation must know of the items."""
         categories = self.space.item_categories()
         matrix = None
         if categories is not None:
             width = int(categories.values.max(initial=0)) + 1
             ones = np.ones(len(categories.values), np.float32)
             matrix = csr_matrix((ones, categories.values, categories.row_splits), (len(self.space.items), width))
-        return {"num_items": len(self.space.items), "categories": matrix, "available_from": self.space.publication}
+        return Catalogue(len(self.space.items), matrix, self.space.publication)
+
+    def lists(self, start: int, stop: int) -> PeriodLists:
+        """The lists that lie in a period."""
+        return PeriodLists(self.dataset, self.space, start, stop)
 
     def new_two_tower(self) -> TwoTower:
         """The untrained retrieval model of this job."""

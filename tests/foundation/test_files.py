@@ -53,7 +53,8 @@ def test_what_killed_writers_left_is_swept_and_the_rest_is_not(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("number", "words"), [(errno.ENOSPC, "disk is full"), (errno.EROFS, "cannot be written"), (errno.EACCES, "cannot be")]
+    ("number", "words"),
+    [(errno.ENOSPC, "disk is full"), (errno.EROFS, "cannot be written"), (errno.EACCES, "cannot be")],
 )
 def test_what_the_disk_refuses_is_said_with_its_path(tmp_path, number, words):
     with pytest.raises(UserError, match=words) as caught, disk_errors(tmp_path / "x"):

@@ -32,7 +32,7 @@ def perform(workspace: Workspace) -> dict[str, Any]:
     metric = f"ndcg@{job.evaluation.cutoffs[0]}"
 
     def validate() -> dict[str, float]:
-        judged = evaluate([TwoTowerScorer(vectors)], queries, job.evaluation, **workspace.catalogue)
+        judged = evaluate([TwoTowerScorer(vectors)], queries, job.evaluation, workspace.catalogue)
         return {metric: judged.metrics[TwoTowerScorer.name][metric].value}
 
     training = Training(

@@ -1,0 +1,153 @@
+"""The multi-objective ranker: one list's candidates scored for every objective at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from embeddings import ShardedEmbedding
+from foundation.tf import keras, tf
+from inputs.entities import FeatureSpec
+from inputs.schema import ITEM, USER
+from ranking.bias import PositionTower, bias_features
+from ranking.config import Objective, RankingConfig
+from ranking.dense import MLP, ListDense
+from ranking.draws import uniform
+from ranking.experts import MixtureOfExperts
+from ranking.interactions import Interactions, embedding_features
+from ranking.listwise import ListwiseLoss
+from ranking.losses import inverse_link, pointwise_loss
+from ranking.value import ValueModel
+
+Inputs = Mapping[str, Any]
+HIDDEN_BY_ID_DROPOUT = (USER, ITEM)
+
+
+class Ranker(keras.Model):
+    """Embeddings and their interactions, shared experts with a gate and a head per objective, and a position tower
+    beside them in training.
+
+    Each head's output is a hidden path through the experts plus a linear path (Cheng et al., DLRS 2016), on which
+    little data learns as a factorisation does. Every variable exists after construction, and its initial value follows
+    `seed`. Inputs and batches: docs/architecture.md, "Names in batches". Context features other than
+    `config.bias_features` are not used.
+
+    Raises:
+      ValueError: `config` names no objectives (`RankingConfig.resolved` fills them in for a dataset).
+      UserError: `config.bias_features` names what the dataset lacks.
+    """
+
+    def __init__(
+        self,
+        query_features: Mapping[str, FeatureSpec],
+        item_features: Mapping[str, FeatureSpec],
+        context_features: Mapping[str, FeatureSpec],
+        config: RankingConfig,
+        seed: int,
+    ) -> None:
+        if not config.objectives:
+            raise ValueError("config names no objectives: use config.resolved(labels)")
+        super().__init__(name="ranker")
+        self.objectives: tuple[Objective, ...] = config.objectives
+        self._id_dropout, self._seed = config.id_dropout, seed
+        self._value = ValueModel(config.objectives)
+        self._interactions = Interactions(query_features, item_features, config.dim)
+        self.embedding = ShardedEmbedding(
+            embedding_features({**query_features, **item_features}, config.dim, config.embedding_learning_rate, seed)
+        )
+        widths, tasks = (self._interactions.query_width, self._interactions.row_width), len(config.objectives)
+        self._experts = MixtureOfExperts(*widths, config.num_experts, config.expert_units, tasks, seed + 1_000)
+        self._linear = ListDense(*widths, tasks, seed + 2_000, "linear")
+        self._heads = [
+            MLP(
+                config.expert_units[-1],
+                config.head_units,
+                1,
+                seed + 3_000 + 100 * task,
+                f"head_{task}",
+                bias=_initial_output(objective),
+            )
+            for task, objective in enumerate(config.objectives)
+        ]
+        biased_by = bias_features(context_features, config)
+        # Position sways whether an item is looked at: what follows only given a click is already looked at.
+        self._biased = [o.name for o in config.objectives if o.kind == "binary" and o.given is None]
+        self._position_tower = (
+            PositionTower(biased_by, config.bias_units, len(self._biased), config.bias_dropout, seed + 4_000)
+            if biased_by and self._biased
+            else None
+        )
+        self._listwise = ListwiseLoss(config.listwise, config.objectives) if config.listwise else None
+
+    def losses_of(self, batch: Inputs, step: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Scalar losses of a ranking batch: each objective's by name, "listwise" where configured, and "loss", their
+        weighted sum.
+
+        step: [] int64, seeds what is dropped at random: the same step and batch give the same losses.
+        """
+        inputs = {name: self._hidden(name, value, step) for name, value in batch.items()}
+        outputs = self._outputs(inputs, batch["list_row_splits"], training=True)
+        return self._losses_from(outputs, batch, step)
+
+    def held_out_losses(self, batch: Inputs) -> dict[str, tf.Tensor]:
+        """The same losses of a batch that is not trained on: nothing is dropped, nothing changes."""
+        return self._losses_from(self._outputs(batch, batch["list_row_splits"], training=False), batch, None)
+
+    def predict(self, query_inputs: Inputs, item_inputs: Inputs, list_row_splits: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Predictions [R] float32 by objective, in natural units: a probability (given the event that `given` names),
+        the label's own unit, or seconds. Position plays no part.
+
+        query_inputs: per list [L]; item_inputs: per row [R]; list_row_splits: [L + 1] int64.
+        """
+        outputs = self._outputs({**query_inputs, **item_inputs}, list_row_splits, training=False)
+        return {o.name: inverse_link(o, outputs[o.name]) for o in self.objectives}
+
+    def value(self, predictions: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """[R] float32: what rows are ranked by, see `ranking.value.ValueModel`."""
+        return self._value(predictions)
+
+    def _outputs(self, inputs: Inputs, list_row_splits: tf.Tensor, training: bool) -> dict[str, tf.Tensor]:
+        """Head outputs [R] by objective, before the inverse link."""
+        looked_up = {name: inputs[name] for name in self._interactions.categorical}
+        vectors = self.embedding(looked_up, training=training)
+        list_of_row = tf.ragged.row_splits_to_segment_ids(list_row_splits)
+        query = self._interactions.query(vectors, inputs)
+        rows = self._interactions.rows(vectors, inputs, list_of_row)
+        mixed = self._experts(query, rows, list_of_row)
+        linear = self._linear(query, rows, list_of_row)
+        return {
+            objective.name: head(mixed[:, task])[:, 0] + linear[:, task]
+            for task, (objective, head) in enumerate(zip(self.objectives, self._heads, strict=True))
+        }
+
+    def _losses_from(
+        self, outputs: dict[str, tf.Tensor], batch: Inputs, step: tf.Tensor | None
+    ) -> dict[str, tf.Tensor]:
+        if self._position_tower is not None:
+            additions = tf.unstack(self._position_tower(batch, step), num=len(self._biased), axis=1)
+            outputs |= {name: outputs[name] + logit for name, logit in zip(self._biased, additions, strict=True)}
+        losses = {o.name: pointwise_loss(o, outputs[o.name], batch[f"label_{o.label}"]) for o in self.objectives}
+        total = tf.add_n([o.weight * losses[o.name] for o in self.objectives])
+        if self._listwise is not None:
+            listed = self._listwise.objective
+            scores, labels = outputs[listed.name], batch[f"label_{listed.label}"]
+            losses["listwise"] = self._listwise(scores, labels, batch["list_row_splits"])
+            total += self._listwise.weight * losses["listwise"]
+        return {"loss": total, **losses}
+
+    def _hidden(self, name: str, value: Any, step: tf.Tensor) -> Any:
+        """Ids of a share of the rows replaced by the unknown id, 0."""
+        if name not in HIDDEN_BY_ID_DROPOUT or not self._id_dropout:
+            return value
+        hidden = uniform(tf.shape(value), step, self._seed + HIDDEN_BY_ID_DROPOUT.index(name)) < self._id_dropout
+        return tf.where(hidden, tf.zeros_like(value), value)
+
+
+def _initial_output(objective: Objective) -> float:
+    """What an untrained head says, on the scale of its output."""
+    if objective.initial is None:
+        return 0.0
+    if objective.kind == "binary":
+        return math.log(objective.initial / (1 - objective.initial))
+    return math.log1p(objective.initial) if objective.kind == "duration" else objective.initial

@@ -1,0 +1,95 @@
+"""The exported funnel on test queries: judged by what users did next and, in a simulated world, by the truth."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from evaluation.baselines import Popularity
+from evaluation.bootstrap import ClusterBootstrap
+from evaluation.harness import evaluate_lists, top_lists
+from evaluation.protocol import Queries
+from evaluation.truth import slate_satisfaction
+from foundation.errors import UserError
+from foundation.progress import progress
+from inputs.simulate.truth import Truth
+from retrieval.scorer import TwoTowerScorer
+from retrieval.vectors import Vectors
+from serving.funnel import Funnel
+from trainer.workspace import Workspace
+
+FUNNEL_QUERIES = 500
+SHOWN_USERS = 3
+
+Metrics = dict[str, dict[str, dict[str, float | None]]]
+
+
+def judge_funnel(workspace: Workspace, funnel: Funnel, queries: Queries) -> tuple[Metrics, list[dict[str, Any]]]:
+    """Metrics by model (the funnel, and the two-tower's and popularity's own top lists of the same length), and each
+    stage's median items and milliseconds."""
+    job, space = workspace.job, workspace.space
+    sample = np.sort(np.random.default_rng(job.seed).permutation(len(queries))[:FUNNEL_QUERIES])
+    queries = queries.take(sample)
+    size = job.postranking.slate_size
+    slates, stages = _slates(funnel, queries, size)
+    lists = {"funnel": slates}
+    for scorer in (
+        TwoTowerScorer(Vectors(workspace.two_tower, space)),
+        Popularity(workspace.interactions, len(space.items), workspace.split.validation_end),
+    ):
+        lists[scorer.name] = top_lists(scorer, queries, size, workspace.catalogue)
+    config = job.evaluation.model_copy(update={"cutoffs": (size,)})
+    metrics = evaluate_lists(lists, queries, config, workspace.catalogue, job.seed).to_json()
+    truth = _truth(workspace)
+    if truth is not None:
+        bootstrap = ClusterBootstrap(queries.users, config.bootstrap_samples, config.confidence, job.seed)
+        users = np.array(space.users.raw_ids(queries.users))
+        items = np.array(space.items.raw_ids(np.arange(len(space.items))))
+        for name, top in lists.items():
+            satisfied = slate_satisfaction(top, lambda rows, shown: truth.satisfaction(users[rows], items[shown]), size)
+            metrics[name]["true_satisfaction"] = bootstrap.mean(satisfied).to_json()
+    return metrics, stages
+
+
+def shown_slates(funnel: Funnel, queries: Queries) -> list[dict[str, Any]]:
+    """A few users' slates in words, as they would be served now: those with the longest, a middling and no history."""
+    order = np.argsort(queries.histories.lengths, kind="stable")
+    users = dict.fromkeys(int(queries.users[order[place]]) for place in (-1, len(order) // 2, 0))
+    slates = []
+    for user in list(users)[:SHOWN_USERS]:
+        answer = funnel.recommend(funnel.space.users.raw_ids(np.array([user]))[0])
+        slates.append(answer.document())
+    return slates
+
+
+def _slates(funnel: Funnel, queries: Queries, size: int) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """([Q, size] positions, medians by stage)."""
+    slates = np.full((len(queries), size), -1, np.int64)
+    published = funnel.space.publication
+    reports: dict[str, list[tuple[int, float]]] = {}
+    with progress("the funnel", len(queries), "queries") as meter:
+        for row in range(len(queries)):
+            now = int(queries.times[row])
+            future = np.flatnonzero(published >= now) if published is not None else np.empty(0, np.int64)
+            history, seen = queries.histories.row(row), queries.seen.row(row)
+            answer = funnel.answer(int(queries.users[row]), history, seen, now, size, blocked=future)
+            slates[row, : len(answer.slate.items)] = answer.slate.items
+            for stage in answer.stages:
+                reports.setdefault(stage.stage, []).append((stage.items, stage.milliseconds))
+            meter.advance()
+    medians = {name: np.median(np.array(values), axis=0) for name, values in reports.items()}
+    return slates, [
+        {"stage": name, "items": int(items), "milliseconds": round(float(ms), 3)}
+        for name, (items, ms) in medians.items()
+    ]
+
+
+def _truth(workspace: Workspace) -> Truth | None:
+    """The truth of a simulated world; None behind a real log."""
+    if workspace.job.inputs.format != "simulated":
+        return None
+    try:
+        return Truth.open(workspace.dataset.path)
+    except UserError:
+        return None
