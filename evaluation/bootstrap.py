@@ -15,7 +15,10 @@ _CELLS = 1 << 22  # resampling weights held at a time: 32 MB
 
 
 class Interval(NamedTuple):
-    """A value and the two ends of its confidence interval; NaN where nothing could be measured."""
+    """A value and the two ends of its confidence interval; NaN where nothing could be measured.
+
+    A single cluster has a value but says nothing of the spread: then only the ends are NaN.
+    """
 
     value: float
     low: float
@@ -47,7 +50,8 @@ class ClusterBootstrap:
 
         Args:
           statistic: takes sums [len(columns), any] float64 and gives one value for each of `any`.
-          columns: each [n], summed over the rows of a resample.
+          columns: each [n], summed over the rows of a resample. A cluster whose rows are 0 in all of them counts as not
+            measured.
         """
         if self.size == 0:
             return Interval(np.nan, np.nan, np.nan)
@@ -58,6 +62,8 @@ class ClusterBootstrap:
         resampled = resampled[np.isfinite(resampled)]
         if not np.isfinite(value) or len(resampled) == 0:
             return Interval(np.nan, np.nan, np.nan)
+        if np.count_nonzero(per_cluster.any(axis=1)) < 2:
+            return Interval(value, np.nan, np.nan)
         tail = (1 - self.confidence) / 2
         low, high = np.quantile(resampled, [tail, 1 - tail])
         return Interval(value, float(low), float(high))

@@ -42,8 +42,8 @@ class Scorer(Protocol):
 class Catalogue:
     """What the harness must know of the items.
 
-    num_items: N. categories: [N, C] multi-hot, for diversity, or None. available_from: [N] int64 seconds before which
-    an item did not exist and is no answer, or None.
+    num_items: N. categories: [N, C] multi-hot, for diversity, or None. available_from: [N] int64 seconds at which each
+    item appeared: it answers only queries strictly after; or None.
     """
 
     num_items: int
@@ -88,7 +88,8 @@ def evaluate(
     advance: Callable[[int], None] = lambda queries: None,
 ) -> Evaluation:
     """Judges scorers. What a user has seen, and what did not exist yet, is never an answer. Ties go to the lower
-    position. advance: called with the queries done.
+    position. The lists are as long as the last cutoff, and mrr counts a right answer beyond them as 0. advance: called
+    with the queries done.
 
     Raises:
       UserError: there is no query, or a scorer gave NaN or another shape.

@@ -29,7 +29,7 @@ def recall(hits: np.ndarray, relevant: Ragged, k: int) -> np.ndarray:
 
 def hit_rate(hits: np.ndarray, k: int) -> np.ndarray:
     """[Q]: 1 where the first k places hold any relevant item."""
-    return hits[:, :k].any(axis=1).astype(np.float64)
+    return np.asarray(hits[:, :k].any(axis=1), np.float64)
 
 
 def ndcg(hits: np.ndarray, relevant: Ragged, k: int) -> np.ndarray:
@@ -50,8 +50,12 @@ def intra_list_diversity(top: np.ndarray, categories: csr_matrix, k: int) -> np.
     """[Q]: mean of 1 - Jaccard similarity of the category sets of all pairs in the first k places (two items without
     any category are alike); NaN where fewer than two items are shown.
 
-    top: [Q, K] positions, -1: none. categories: [N, C] multi-hot.
+    top: [Q, K] positions, -1: none. categories: [N, C] sparse, nonzero where an item has a category; one that stands
+    twice (two rare tags that are both out-of-vocabulary) counts once.
     """
+    sets = categories.astype(bool)
+    sets.sum_duplicates()
+    categories = sets.astype(np.float64)
     top = top[:, :k]
     values = np.empty(len(top))
     sizes = np.asarray(categories.sum(axis=1)).ravel()

@@ -7,7 +7,7 @@ liked before is masked for every model alike.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -39,7 +39,7 @@ class Queries:
     users: [Q] int64 positions. times: [Q] int64 seconds; all that is known lies strictly before.
     histories: Ragged item positions, the user's latest positives, oldest first.
     seen: Ragged item positions never to be answered: all of the user's earlier positives.
-    relevant: Ragged item positions, the right answers, ascending, none of them in `seen`.
+    relevant: Ragged item positions, the right answers: at least one a query, ascending, none of them in `seen`.
     """
 
     users: np.ndarray
@@ -71,8 +71,7 @@ def queries_at_cutoff(
     Returns:
       The queries by user, and counts (see `queries_rolling`).
     """
-    window = _Window.of(interactions, start, stop)
-    window = replace(window, times=np.full_like(window.times, start))
+    window = _Window.of(interactions, start, stop).at_one_time(start)
     return _queries(window, histories, history_length, max_queries, seed)
 
 
@@ -128,6 +127,12 @@ class _Window:
         order = np.lexsort((items, times, users))
         unknown_user = int(max(last - first, 0)) - len(users)
         return cls(users[order], items[order], times[order], new[order], unknown_user)
+
+    def at_one_time(self, time: int) -> _Window:
+        """The same positives as if all were of one moment: by user, then item."""
+        order = np.lexsort((self.items, self.users))
+        times = np.full_like(self.times, time)
+        return _Window(self.users[order], self.items[order], times, self.new[order], self.unknown_user)
 
 
 def _queries(

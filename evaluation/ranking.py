@@ -62,9 +62,14 @@ def number_metrics(lists: RankedLists, prediction: str, label: str, bootstrap: C
     y = np.where(known, labels, 0.0)
     error = np.where(known, (lists.predictions[prediction] - y) ** 2, 0.0)
     sums = [_by_list(column, lists.row_splits) for column in (error, y, y**2, known.astype(float))]
+
+    def explained(s: np.ndarray) -> np.ndarray:
+        spread = s[2] - s[1] ** 2 / s[3]  # of labels that are all the same only rounding is left
+        return np.where(spread > 1e-12 * s[2], 1 - s[0] / spread, np.nan)
+
     return {
         "rmse": bootstrap.of_sums(lambda s: np.sqrt(s[0] / s[1]), sums[0], sums[3]),
-        "explained": bootstrap.of_sums(lambda s: 1 - s[0] / (s[2] - s[1] ** 2 / s[3]), *sums),
+        "explained": bootstrap.of_sums(explained, *sums),
     }
 
 

@@ -18,6 +18,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # oneDNN's sums depend on t
 
 warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"tensorflow.*|tf_keras.*|flatbuffers.*")
 
+import absl.logging  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
 # Which Keras was chosen shows in where its classes live: a version attribute exists only under Keras 3.
@@ -28,6 +29,7 @@ if not tf.keras.Model.__module__.startswith("tf_keras"):
     )
 
 tf.get_logger().setLevel("ERROR")
+absl.logging.set_verbosity(absl.logging.ERROR)
 keras = tf.keras
 
 __all__ = ["keras", "tf"]

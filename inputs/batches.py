@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 
 import numpy as np
 
@@ -13,10 +13,11 @@ from inputs.features import FeatureSpace, Inputs
 from inputs.histories import Histories
 from inputs.interactions import Interactions
 from inputs.lists import PeriodLists
-from inputs.order import EpochOrder
+from inputs.order import WINDOW_BLOCKS, EpochOrder
 from inputs.ragged import Ragged
 
 READ_AHEAD = 4
+BATCHES_PER_STRETCH = 8
 
 
 class Batches:
@@ -27,11 +28,16 @@ class Batches:
     """
 
     def __init__(
-        self, sizes: np.ndarray, units_per_batch: int, seed: int, make: Callable[[np.ndarray], Inputs]
+        self,
+        sizes: np.ndarray,
+        units_per_batch: int,
+        seed: int,
+        make: Callable[[np.ndarray], Inputs],
+        window_blocks: int = WINDOW_BLOCKS,
     ) -> None:
         self.units_per_batch, self._seed, self._make = units_per_batch, seed, make
-        self._sizes = sizes
-        self._order = EpochOrder(sizes, seed, epoch=0)
+        self._sizes, self._window_blocks = sizes, window_blocks
+        self._order = EpochOrder(sizes, seed, 0, window_blocks)
         self._epoch = 0
 
     def __len__(self) -> int:
@@ -48,11 +54,11 @@ class Batches:
         if not 0 <= k < len(self):
             raise IndexError(f"batch {k} of {len(self)}")
         if epoch != self._epoch:
-            self._order, self._epoch = EpochOrder(self._sizes, self._seed, epoch), epoch
+            self._order, self._epoch = EpochOrder(self._sizes, self._seed, epoch, self._window_blocks), epoch
         units = self._order.units(k * self.units_per_batch, (k + 1) * self.units_per_batch)
         return self._make(units[len(units) * rank // world_size : len(units) * (rank + 1) // world_size])
 
-    def iterate(self, epoch: int, k: int = 0, rank: int = 0, world_size: int = 1) -> Iterator[Inputs]:
+    def iterate(self, epoch: int, k: int = 0, rank: int = 0, world_size: int = 1) -> Generator[Inputs, None, None]:
         """Batches k, k + 1, ... to the end of the epoch, made ahead by a thread. Close it to stop the thread early."""
         ready: queue.Queue = queue.Queue(maxsize=READ_AHEAD)
         stopped = threading.Event()
@@ -99,18 +105,28 @@ def retrieval_batches(
     seed: int,
 ) -> Batches:
     """One row per training positive: query inputs as they stood then, the positive's item inputs, `item_position`
-    [B] int64 and `log_q` [B] float32, the log of the item's share of the positives."""
-    shares = np.bincount(positives.items, minlength=len(space.items)) / len(positives)
+    [B] int64 and `log_q` [B] float32, the log of the item's share of the positives of its time.
+
+    A batch comes from one stretch of time (`BATCHES_PER_STRETCH` batches long): its rows are each other's negatives,
+    and what competed for a user then is what was new and liked then. `log_q` is the share within the stretch.
+    """
+    length = BATCHES_PER_STRETCH * batch_size
+    stretch = np.arange(len(positives)) // length
+    _, place, count = np.unique(
+        stretch * len(space.items) + positives.items, return_inverse=True, return_counts=True
+    )
+    sizes = np.bincount(stretch)
+    log_shares = np.log(count[place] / sizes[stretch]).astype(np.float32)
 
     def make(units: np.ndarray) -> Inputs:
         users, items, times = positives.users[units], positives.items[units], positives.times[units]
         batch = space.query_inputs(users, histories.before(users, times, history_length))
         batch.update(space.item_inputs(items, times))
         batch["item_position"] = items
-        batch["log_q"] = np.log(shares[items]).astype(np.float32)
+        batch["log_q"] = log_shares[units]
         return batch
 
-    return Batches(np.array([len(positives)]), batch_size, seed, make)
+    return Batches(sizes, batch_size, seed, make, window_blocks=1)
 
 
 def ranking_batches(

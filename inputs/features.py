@@ -19,9 +19,11 @@ from inputs.config import InputsConfig
 from inputs.dataset import Dataset
 from inputs.entities import Entities, FeatureSpec, InputKind, log_age
 from inputs.fitting import EncodedFeature, check_hashed, count_training, encode_features
+from inputs.interactions import Interactions
 from inputs.ragged import Ragged
 from inputs.schema import ITEM, USER, Schema
 from inputs.splits import Split
+from inputs.trends import Trends
 from inputs.vocabulary import Vocabulary
 
 Inputs = dict[str, np.ndarray | Ragged]
@@ -43,6 +45,11 @@ class FeatureSpace:
         self.users, self.items, self.schema = users, items, schema
         self.label_means = label_means  # of each label's known values in training
         self._user_columns, self._item_columns, self._context = user_columns, item_columns, context
+        self._trends: Trends | None = None
+
+    def follow(self, interactions: Interactions) -> None:
+        """Makes how much items are liked (`inputs.trends`) part of `item_inputs`, counted from these positives."""
+        self._trends = Trends(interactions)
 
     @classmethod
     def fit(cls, dataset: Dataset, split: Split, config: InputsConfig) -> FeatureSpace:
@@ -74,7 +81,8 @@ class FeatureSpace:
     @cached_property
     def item_features(self) -> dict[str, FeatureSpec]:
         """The inputs of `item_inputs`."""
-        specs = (_spec("item", name, column) for name, column in self._item_columns.items())
+        specs = [_spec("item", name, column) for name, column in self._item_columns.items()]
+        specs += [FeatureSpec(name, "number") for name in Trends.names()]
         return {spec.name: spec for spec in specs}
 
     @cached_property
@@ -109,7 +117,9 @@ class FeatureSpace:
                 inputs[f"item_{name}_age"] = log_age(_array(column.values)[items], np.asarray(times))
             else:
                 inputs[_prefixed("item", name)] = _rows(column.values, items)
-        return inputs
+        if self._trends is None:
+            raise RuntimeError("item_inputs needs the log's positives: call follow(interactions) first")
+        return {**inputs, **self._trends.inputs(items, times)}
 
     def context_inputs(self, events: pa.Table) -> Inputs:
         """Inputs of the context columns of events."""

@@ -35,6 +35,12 @@ class Histories:
             starts = np.maximum(starts, stops - length)
         return gather_ranges(self._items, starts, stops)
 
+    @property
+    def interactions(self) -> Interactions:
+        """What it was made from, in time order again."""
+        order = np.argsort(self._times, kind="stable")
+        return Interactions(self._users[order], self._items[order], self._times[order])
+
     def all(self, users: np.ndarray) -> Ragged:
         """Every positive of each user."""
         return self.before(users, np.full(len(users), self._origin + self._span), None)

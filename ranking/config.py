@@ -88,10 +88,10 @@ class RankingConfig(Config):
     bias_units: int = Field(16, ge=1)
     bias_dropout: float = Field(0.1, ge=0, lt=1)
     id_dropout: float = Field(0.1, ge=0, lt=1)
-    batch_size: int = Field(4096, ge=1)
+    batch_size: int = Field(2048, ge=1)
     epochs: int = Field(3, ge=1)
     patience: int = Field(1, ge=0)
-    embedding_learning_rate: float = Field(0.05, gt=0)
+    embedding_learning_rate: float = Field(0.1, gt=0)
     learning_rate: float = Field(0.002, gt=0)
 
     @model_validator(mode="after")

@@ -37,7 +37,7 @@ class TwoTowerScorer:
         """[q, N] float32."""
         scores = np.empty((len(queries.users), 0), np.float32)
         asked = self._vectors.queries(queries.users, queries.histories)
-        days = queries.times // SECONDS_PER_DAY if self._vectors.ageing else np.zeros(len(queries.times), np.int64)
+        days = queries.times // SECONDS_PER_DAY
         for day in np.unique(days):
             rows = np.flatnonzero(days == day)
             block = asked[rows] @ self._of_day(int(day)).T

@@ -20,7 +20,6 @@ class Vectors:
 
     def __init__(self, model: TwoTower, space: FeatureSpace) -> None:
         self._space = space
-        self.ageing = space.publication is not None  # whether a candidate's vector changes with time
         self._embed_queries = tf.function(model.embed_queries, reduce_retracing=True)
         self._embed_items = tf.function(model.embed_items, reduce_retracing=True)
 

@@ -43,6 +43,7 @@ class Funnel:
         self.card = card
         self.space = FeatureSpace.load(path / "space")
         self.histories = Histories.load(path / "histories.npz")
+        self.space.follow(self.histories.interactions)
         self._index = Index.load(path / "index")
         self._vectors = np.load(path / "candidates.npy", mmap_mode="r", allow_pickle=False)
         self._query_tower = load_signature(path / "query_tower")

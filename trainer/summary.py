@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from rich.console import Console
@@ -15,7 +16,7 @@ def summarise(workspace: Workspace) -> None:
     """Prints the tables of a finished run."""
     metrics = read_json(workspace.run.metrics, "the run's metrics")
     k = workspace.job.evaluation.cutoffs[0]
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 132)  # a pipe has no width of its own
     console.print(_table("retrieval", metrics["retrieval"], [f"ndcg@{k}", f"recall@{k}", "mrr", f"coverage@{k}"]))
     for name, lead in metrics["leads"].items():
         (metric, interval), *_ = lead.items()

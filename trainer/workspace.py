@@ -54,14 +54,21 @@ class Workspace:
         return Split.by_share(dataset, shares.validation, shares.test)
 
     @cached_property
-    def space(self) -> FeatureSpace:
+    def _opened(self) -> tuple[FeatureSpace, Interactions]:
         self.need("data")
-        return FeatureSpace.load(self.run.space)
+        space = FeatureSpace.load(self.run.space)
+        interactions = Interactions.from_dataset(self.dataset, space, self.job.inputs.positive)
+        space.follow(interactions)
+        return space, interactions
 
-    @cached_property
+    @property
+    def space(self) -> FeatureSpace:
+        return self._opened[0]
+
+    @property
     def interactions(self) -> Interactions:
         """Every positive event of the log, in time order."""
-        return Interactions.from_dataset(self.dataset, self.space, self.job.inputs.positive)
+        return self._opened[1]
 
     @cached_property
     def histories(self) -> Histories:
