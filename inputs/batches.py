@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import queue
 import threading
 from collections.abc import Callable, Generator
@@ -13,49 +12,35 @@ from inputs.features import FeatureSpace, Inputs
 from inputs.histories import Histories
 from inputs.interactions import Interactions
 from inputs.lists import PeriodLists
-from inputs.order import WINDOW_BLOCKS, EpochOrder
+from inputs.order import BatchOrder, Consecutive, EpochOrder, OfOneStretch
 from inputs.ragged import Ragged
 
 READ_AHEAD = 4
-BATCHES_PER_STRETCH = 8
+BATCHES_PER_STRETCH = 4
 
 
 class Batches:
     """The batches of a training. Global batch k of an epoch holds the same units whatever the world size; a rank reads
-    its slice of them. The last batch of an epoch may be smaller.
+    its slice of them.
 
-    sizes: [blocks] units, see EpochOrder; make: units [n] -> the batch.
+    order_of: epoch -> its batches; make: units [n] -> the batch; units: in an epoch.
     """
 
-    def __init__(
-        self,
-        sizes: np.ndarray,
-        units_per_batch: int,
-        seed: int,
-        make: Callable[[np.ndarray], Inputs],
-        window_blocks: int = WINDOW_BLOCKS,
-    ) -> None:
-        self.units_per_batch, self._seed, self._make = units_per_batch, seed, make
-        self._sizes, self._window_blocks = sizes, window_blocks
-        self._order = EpochOrder(sizes, seed, 0, window_blocks)
-        self._epoch = 0
+    def __init__(self, order_of: Callable[[int], BatchOrder], make: Callable[[np.ndarray], Inputs], units: int) -> None:
+        self._order_of, self._make, self.units = order_of, make, units
+        self._epoch, self._order = 0, order_of(0)
 
     def __len__(self) -> int:
         """Batches in an epoch."""
-        return math.ceil(self.examples / self.units_per_batch)
-
-    @property
-    def examples(self) -> int:
-        """Units in an epoch."""
-        return int(self._sizes.sum())
+        return len(self._order)
 
     def batch(self, epoch: int, k: int, rank: int = 0, world_size: int = 1) -> Inputs:
         """Global batch `k` of an epoch, or a rank's slice of it."""
         if not 0 <= k < len(self):
             raise IndexError(f"batch {k} of {len(self)}")
         if epoch != self._epoch:
-            self._order, self._epoch = EpochOrder(self._sizes, self._seed, epoch, self._window_blocks), epoch
-        units = self._order.units(k * self.units_per_batch, (k + 1) * self.units_per_batch)
+            self._order, self._epoch = self._order_of(epoch), epoch
+        units = self._order.batch(k)
         return self._make(units[len(units) * rank // world_size : len(units) * (rank + 1) // world_size])
 
     def iterate(self, epoch: int, k: int = 0, rank: int = 0, world_size: int = 1) -> Generator[Inputs, None, None]:
@@ -112,11 +97,8 @@ def retrieval_batches(
     """
     length = BATCHES_PER_STRETCH * batch_size
     stretch = np.arange(len(positives)) // length
-    _, place, count = np.unique(
-        stretch * len(space.items) + positives.items, return_inverse=True, return_counts=True
-    )
-    sizes = np.bincount(stretch)
-    log_shares = np.log(count[place] / sizes[stretch]).astype(np.float32)
+    _, place, count = np.unique(stretch * len(space.items) + positives.items, return_inverse=True, return_counts=True)
+    log_shares = np.log(count[place] / np.bincount(stretch)[stretch]).astype(np.float32)
 
     def make(units: np.ndarray) -> Inputs:
         users, items, times = positives.users[units], positives.items[units], positives.times[units]
@@ -126,7 +108,7 @@ def retrieval_batches(
         batch["log_q"] = log_shares[units]
         return batch
 
-    return Batches(sizes, batch_size, seed, make, window_blocks=1)
+    return Batches(lambda epoch: OfOneStretch(len(positives), length, batch_size, seed, epoch), make, len(positives))
 
 
 def ranking_batches(
@@ -144,7 +126,8 @@ def ranking_batches(
     def make(units: np.ndarray) -> Inputs:
         return list_inputs(space, lists.gather(units), histories, history_length)
 
-    return Batches(lists.sizes, max(round(rows_per_batch / mean_rows), 1), seed, make)
+    per_batch = max(round(rows_per_batch / mean_rows), 1)
+    return Batches(lambda epoch: Consecutive(EpochOrder(lists.sizes, seed, epoch), per_batch), make, len(lists))
 
 
 def list_inputs(space: FeatureSpace, rows: dict[str, Ragged], histories: Histories, history_length: int) -> Inputs:

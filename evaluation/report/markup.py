@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-DASH = "–"
+DASH = "\u2013"  # an en dash
 _VOID = {"meta", "br"}
 
 
@@ -45,18 +45,21 @@ def finite(value: Any) -> float | None:
     """`value` as a float, or None where it is None, NaN or infinite."""
     if value is None:
         return None
-    value = float(value)
+    value = float(value) + 0.0  # negative zero becomes zero
     return value if math.isfinite(value) else None
 
 
 def number(value: Any) -> str:
-    """Four decimals below ten, four significant digits below a thousand, grouped whole numbers above; else a dash."""
+    """Four decimals below 10, four digits below 1,000, whole numbers above; a dash where there is no finite value.
+
+    What four decimals would round to zero is given as a power of ten: an interval's end keeps its side of zero.
+    """
     real = finite(value)
     if real is None:
         return DASH
     size = abs(real)
     if size >= 1e15 or 0 < size < 5e-5:
-        return f"{real:.3e}"
+        return f"{real:.1e}"
     if size >= 1000:
         return f"{real:,.0f}"
     if size >= 10:

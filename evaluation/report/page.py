@@ -27,10 +27,10 @@ class Report:
     """
 
     title: str
-    main_metric: str
     facts: Sequence[tuple[str, str]] = ()
     metrics: Mapping[str, ModelMetrics] = field(default_factory=dict)
     leads: Mapping[str, Interval] = field(default_factory=dict)
+    main_metric: str = "ndcg@20"
     curves: Sequence[Mapping[str, Any]] = ()
     funnel: Sequence[Mapping[str, Any]] = ()
     slates: Sequence[Mapping[str, Any]] = ()
@@ -129,7 +129,7 @@ def _leads(report: Report) -> Markup | None:
         link = f" {links[word]} ".replace("  ", " ")
         items.append(element("li", spoken, link, baseline, f": {with_interval(lead)}"))
     explanation = (
-        f"The two-tower model's {report.main_metric} less each baseline's, over the same users. Ahead or behind means "
+        f"The two-tower model's {report.main_metric} less each baseline's, on the same queries. Ahead or behind means "
         "that the whole interval lies on one side of zero."
     )
     return _section("leads", "Against the baselines", element("p", explanation), element("ul", *items, class_="leads"))
@@ -185,7 +185,9 @@ def _curves(report: Report) -> Markup | None:
     for point in report.curves:
         series.setdefault((str(point["stage"]), str(point["metric"])), []).append((point["step"], point["value"]))
     figures = []
-    for index, ((stage, metric), points) in enumerate(series.items()):
+    stages = list(dict.fromkeys(stage for stage, _ in series))
+    by_stage = sorted(series.items(), key=lambda entry: stages.index(entry[0][0]))
+    for index, ((stage, metric), points) in enumerate(by_stage):
         chart = svg.line(points, identifier=f"curve-{index}", title=f"{stage}: {metric} by training step")
         if chart is not None:
             figures.append(_figure(f"{stage}: {metric}", chart))
@@ -207,7 +209,8 @@ def _figure(caption: str | None, chart: Markup) -> Markup:
 def _slates(report: Report) -> Markup | None:
     if not report.slates:
         return None
-    return _section("slates", "Some users' slates", *(_slate(slate) for slate in report.slates))
+    slates = element("div", *(_slate(slate) for slate in report.slates), class_="slates")
+    return _section("slates", "Some users' slates", slates)
 
 
 def _slate(slate: Mapping[str, Any]) -> Markup:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-# Beyond these a difference of two floats over- or underflows; no chart is read there.
-_LARGEST, _SMALLEST = 1e300, 1e-300
+# Beyond these an axis's span or margin could over- or underflow; no chart is read there.
+_LARGEST, _SMALLEST = 1e200, 1e-200
 # A positive series that spans more than this factor is drawn on a logarithmic axis.
 _LOGARITHMIC_SPAN = 50.0
 
@@ -35,9 +36,15 @@ class Scale:
             low, high, value = math.log10(low), math.log10(high), math.log10(value)
         return self.start + (self.end - self.start) * (value - low) / (high - low)
 
-    def ticks(self) -> list[float]:
-        """About four round values inside [low, high]; on a logarithmic axis powers of ten, else their 1-2-5 parts."""
-        return _logarithmic_ticks(self.low, self.high) if self.logarithmic else _linear_ticks(self.low, self.high)
+    def ticks(self) -> list[tuple[float, str]]:
+        """A few round values inside [low, high] with their labels; on a logarithmic axis powers of ten.
+
+        Where fewer than three powers of ten fit, two and five times them are ticks too.
+        """
+        if self.logarithmic:
+            return [(tick, f"{tick:g}") for tick in _logarithmic_ticks(self.low, self.high)]
+        ticks = _linear_ticks(self.low, self.high)
+        return list(zip(ticks, tick_labels(ticks), strict=True))
 
 
 def fit(values: Iterable[float], start: float, end: float, logarithmic: bool | None = None, pad: float = 0.05) -> Scale:
@@ -48,9 +55,9 @@ def fit(values: Iterable[float], start: float, end: float, logarithmic: bool | N
     tamed = [tame(value) for value in values]
     low, high = min(tamed), max(tamed)
     if logarithmic is None:
-        logarithmic = low > 0 and high / low > _LOGARITHMIC_SPAN
+        logarithmic = low > 0 and math.log10(high) - math.log10(low) > math.log10(_LOGARITHMIC_SPAN)
     if logarithmic:
-        factor = (high / low) ** pad
+        factor = 10.0 ** (pad * (math.log10(high) - math.log10(low)))
         return Scale(low / factor, high * factor, start, end, logarithmic=True)
     if high - low <= 1e-9 * max(abs(low), abs(high)):
         margin = 0.1 * max(abs(low), abs(high)) or 1.0
@@ -60,7 +67,7 @@ def fit(values: Iterable[float], start: float, end: float, logarithmic: bool | N
 
 
 def _linear_ticks(low: float, high: float) -> list[float]:
-    rough = (high - low) / 4
+    rough = (high - low) / 5
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(part * power for part in (1, 2, 5, 10) if part * power >= rough * 0.999)
     first, last = math.ceil(low / step), math.floor(high / step)
@@ -78,8 +85,8 @@ def _logarithmic_ticks(low: float, high: float) -> list[float]:
 
 
 def tick_labels(ticks: Sequence[float]) -> list[str]:
-    """Short labels that tell the ticks apart: `0.05`, `20k`, `1e-06`."""
-    step = min((b - a for a, b in zip(ticks, ticks[1:], strict=False)), default=0.0)
+    """Short labels that tell evenly spaced ticks apart: `0.05`, `20k`, `1e-06`."""
+    step = min((b - a for a, b in itertools.pairwise(ticks)), default=0.0)
     return [_tick_label(tick, step) for tick in ticks]
 
 
@@ -92,5 +99,5 @@ def _tick_label(tick: float, step: float) -> str:
             return f"{tick / unit:g}{letter}"
     if size >= 1e6 or size < 1e-4 or step < 1e-6:
         return f"{tick:.6g}"
-    decimals = max(0, -math.floor(math.log10(min(step or size, size))))
+    decimals = max(0, -math.floor(math.log10(step or size)))
     return f"{tick:.{decimals}f}"

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evaluation.report.markup import Markup, count, element, finite, number, with_interval
-from evaluation.report.scales import Scale, fit, tame, tick_labels
+from evaluation.report.scales import Scale, fit, tame
 
 _LABEL_CHARACTERS = 22
 _CHARACTER_WIDTH = 7.2  # of the 13-unit label font, on the wide side
@@ -61,9 +61,8 @@ def line(points: Sequence[tuple[Any, Any]], *, identifier: str, title: str) -> M
     width, height, left, right, top, bottom = 340, 190, 58, 16, 12, 40
     across = fit([step for step, _ in kept], left, width - right, logarithmic=False, pad=0.02)
     up = fit([value for _, value in kept], height - bottom, top)
-    ticks = up.ticks()
     parts: list[Markup] = [*_x_axis(across, top, height - bottom)]
-    for tick, label in zip(ticks, tick_labels(ticks), strict=True):
+    for tick, label in up.ticks():
         parts.append(_line(left, up(tick), width - right, up(tick), class_="grid"))
         parts.append(_text(left - 8, up(tick) + 4, label, class_="tick", text_anchor="end"))
     parts.append(_text((left + width - right) / 2, height - 4, "step", class_="tick", text_anchor="middle"))
@@ -126,9 +125,9 @@ def _runs(points: Sequence[tuple[float | None, float | None]]) -> list[list[tupl
 
 
 def _x_axis(scale: Scale, top: float, bottom: float) -> list[Markup]:
-    ticks = scale.ticks()
-    parts = [_line(scale(tick), top, scale(tick), bottom, class_="grid") for tick in ticks]
-    for tick, label in zip(ticks, tick_labels(ticks), strict=True):
+    parts = []
+    for tick, label in scale.ticks():
+        parts.append(_line(scale(tick), top, scale(tick), bottom, class_="grid"))
         parts.append(_text(scale(tick), bottom + 16, label, class_="tick", text_anchor="middle"))
     parts.append(_line(scale.start, bottom, scale.end, bottom, class_="axis"))
     return parts

@@ -53,7 +53,7 @@ def test_top_lists_equal_sorting_what_is_allowed(case, cells):
     scores, queries, k, available = case
     kept = scores.copy()
     catalogue = Catalogue(scores.shape[1], None, None if available is None else np.array(available))
-    done = []
+    done: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(harness, "CELLS_AT_ONCE", cells)  # however the queries are cut into chunks
         top = top_lists(Table(scores), queries, k, catalogue, done.append)

@@ -11,7 +11,11 @@ from evaluation.protocol import queries_at_cutoff, queries_rolling
 from inputs.histories import Histories
 from inputs.interactions import Interactions
 
-EVENTS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 5), st.integers(0, 12)), max_size=40)
+EVENTS = st.integers(0, 40).flatmap(
+    lambda size: st.lists(
+        st.tuples(st.integers(0, 4), st.integers(0, 5), st.integers(0, 12)), min_size=size, max_size=size
+    )
+)
 LENGTH = 3
 
 
@@ -25,7 +29,7 @@ def log_of(events):
 def naive(log, start, stop, at_cutoff):
     """({(user, time): (history, seen, relevant)}, counts), by the book."""
     events = list(zip(log.users.tolist(), log.items.tolist(), log.times.tolist(), strict=True))
-    asked = defaultdict(set)
+    asked: dict[tuple[int, int], set[int]] = defaultdict(set)
     counts = dict.fromkeys(("positives", "unknown_user", "already_seen", "nothing_new"), 0)
     liked = set()
     for user, item, time in events:
@@ -52,7 +56,7 @@ def naive(log, start, stop, at_cutoff):
 
 @pytest.mark.parametrize("protocol", [queries_rolling, queries_at_cutoff])
 @settings(deadline=None, max_examples=150)
-@given(EVENTS, st.integers(0, 13), st.integers(0, 13))
+@given(EVENTS, st.integers(0, 7), st.integers(5, 13))
 def test_queries_equal_a_loop_over_the_log(protocol, events, start, stop):
     log = log_of(events)
     queries, counts = protocol(log, Histories(log), start, stop, LENGTH, 1_000, 0)
@@ -90,6 +94,15 @@ def test_a_sample_is_seeded_counted_and_in_order(protocol):
     assert asked(20, 0)[0] == some
     assert asked(20, 1)[0] != some
     assert whole["sampled_out"] == 0
+
+
+def test_at_the_cutoff_right_answers_ascend_whatever_came_first():
+    log = log_of([(1, 0, 0), (1, 5, 6), (1, 2, 7), (1, 0, 8), (2, 9, 8)])
+    queries, counts = queries_at_cutoff(log, Histories(log), 5, 10, LENGTH, 10, 0)
+    assert [queries.relevant.row(row).tolist() for row in (0, 1)] == [[2, 5], [9]]
+    assert queries.times.tolist() == [5, 5]
+    assert counts["already_seen"] == 1
+    assert counts["empty_history"] == 1
 
 
 def test_take_keeps_a_query_whole():

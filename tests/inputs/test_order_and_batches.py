@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import inputs.order as order_module
 from inputs.batches import Batches
-from inputs.order import EpochOrder
+from inputs.order import Consecutive, EpochOrder, OfOneStretch
 
 sizes = st.lists(st.integers(0, 40), min_size=1, max_size=60).map(lambda s: np.array(s, np.int64))
 
@@ -37,8 +37,28 @@ def test_few_blocks_are_open_at_a_time():
     assert len(np.unique(touched)) == order_module.WINDOW_BLOCKS
 
 
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 300), st.integers(1, 80), st.integers(1, 20), st.integers(0, 9))
+def test_batches_of_one_stretch_of_time(units, stretch, size, seed):
+    order = OfOneStretch(units, stretch, size, seed, epoch=1)
+    batches = [order.batch(k) for k in range(len(order))]
+    assert sorted(np.concatenate(batches)) == list(range(units))
+    assert all(len(set(batch // stretch)) == 1 and len(batch) <= size for batch in batches)
+    assert np.array_equal(OfOneStretch(units, stretch, size, seed, epoch=1).batch(len(order) - 1), batches[-1])
+
+
+def test_stretches_are_mixed_over_the_epoch():
+    order = OfOneStretch(10_000, 500, 100, seed=0, epoch=0)
+    times = [order.batch(k).mean() for k in range(len(order))]
+    assert abs(np.corrcoef(times, np.arange(len(order)))[0, 1]) < 0.3
+
+
 def _batches(make=None) -> Batches:
-    return Batches(np.array([103]), 10, seed=3, make=make or (lambda units: {"unit": units}))
+    return Batches(
+        lambda epoch: Consecutive(EpochOrder(np.array([103]), 3, epoch), 10),
+        make or (lambda units: {"unit": units}),
+        103,
+    )
 
 
 def test_batches_cover_an_epoch_and_the_last_is_smaller():

@@ -1,0 +1,62 @@
+"""`python -m benchmarks SUITE [--json FILE] [--quick]`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from benchmarks.report import Report
+from foundation.errors import UserError, nearest
+from foundation.files import write_json
+from trainer.main import exit_code_of
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+def _embeddings(quick: bool) -> Report:
+    from benchmarks.embeddings_suite import run
+
+    return run(quick)
+
+
+SUITES: dict[str, Callable[[bool], Report]] = {"embeddings": _embeddings}
+
+
+@app.command()
+def measure(
+    suite: Annotated[str, typer.Argument(help=f"One of: {', '.join(SUITES)}; or all.", metavar="SUITE")],
+    json: Annotated[Path | None, typer.Option(help="Write the figures here.", metavar="FILE")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Tiny sizes, to see that it runs: no figure to quote.")] = False,
+) -> None:
+    """Measure headrace against its peers; print a table, and write the figures as JSON."""
+    if suite != "all" and suite not in SUITES:
+        raise UserError(f"there is no benchmark suite '{suite}': {nearest(suite, [*SUITES, 'all'])}")
+    if json is not None and json.is_dir():
+        raise UserError(f"{json}: this is a folder; --json wants the name of a file.")
+    console = Console(width=None if sys.stdout.isatty() else 132)  # a pipe has no width of its own
+    reports = []
+    for name in SUITES if suite == "all" else [suite]:
+        reports.append(SUITES[name](quick))
+        reports[-1].show(console)
+    if json is not None:
+        write_json(json, reports[0].document() if suite != "all" else _joined(reports))
+        console.print(f"figures: {json}", highlight=False, soft_wrap=True)
+
+
+def _joined(reports: list[Report]) -> dict[str, object]:
+    """All suites as one document: each metric and protocol under its suite's name."""
+    return {
+        "suite": "all",
+        "protocol": {report.suite: report.document()["protocol"] for report in reports},
+        "machine": reports[0].machine,
+        "metrics": {f"{report.suite}.{name}": value for report in reports for name, value in report.metrics.items()},
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code_of(lambda: app(standalone_mode=False)))

@@ -1,0 +1,63 @@
+"""Peers live in an environment of their own, `.venv-peers` (made by `make peers`), and are driven over JSON lines."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+PYTHON = Path(__file__).parents[1] / ".venv-peers" / "bin" / "python"
+
+
+class PeerMissing(Exception):
+    """Why a peer cannot be measured here."""
+
+
+class Peer:
+    """A child process that answers each JSON line on its stdin with one on its stdout. A context manager."""
+
+    def __init__(self, program: Path, what: str) -> None:
+        """Starts it. program: run by the peers' Python. what: the peer's name, for messages.
+
+        Raises:
+          PeerMissing: there is no such environment, or the peer does not load in it.
+        """
+        self._what = what
+        if not PYTHON.exists():
+            raise PeerMissing(f"{what} was not measured: there is no {PYTHON.parents[1].name} (`make peers` makes it)")
+        self._process = subprocess.Popen(
+            [str(PYTHON), "-W", "ignore", str(program)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.facts = self.ask({})
+
+    def ask(self, question: dict[str, Any]) -> dict[str, Any]:
+        """The answer to one question.
+
+        Raises:
+          PeerMissing: it ended without an answer.
+        """
+        assert self._process.stdin
+        assert self._process.stdout
+        try:
+            self._process.stdin.write(json.dumps(question) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            _, errors = self._process.communicate()
+            last = errors.strip().splitlines()[-1:] or ["no reason given"]
+            raise PeerMissing(f"{self._what} was not measured: it ended with code {self._process.returncode}: {last[0]}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def __enter__(self) -> Peer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate()  # closes its stdin, which ends it
