@@ -31,7 +31,9 @@ SUITES: dict[str, Callable[[bool], Report]] = {"embeddings": _embeddings}
 def measure(
     suite: Annotated[str, typer.Argument(help=f"One of: {', '.join(SUITES)}; or all.", metavar="SUITE")],
     json: Annotated[Path | None, typer.Option(help="Write the figures here.", metavar="FILE")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Tiny sizes, to see that it runs: no figure to quote.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Tiny sizes, to see that it runs: no figure to quote.")
+    ] = False,
 ) -> None:
     """Measure headrace against its peers; print a table, and write the figures as JSON."""
     if suite != "all" and suite not in SUITES:

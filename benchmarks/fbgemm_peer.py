@@ -7,20 +7,7 @@ Questions: {} -> versions; {"optimizer", "learning_rate", "vocabulary_size", "id
 
 from __future__ import annotations
 
-import json
-import sys
-import time
-from importlib.metadata import version
-from typing import Any
-
-import numpy as np
-import torch
 from fbgemm_gpu.split_embedding_configs import EmbOptimType
-from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation
-from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
-    ComputeDevice,
-    SplitTableBatchedEmbeddingBagsCodegen,
-)
 
 _OPTIMIZERS = {
     "rowwise_adagrad": EmbOptimType.EXACT_ROWWISE_ADAGRAD,

@@ -52,7 +52,9 @@ class Peer:
         if not line:
             _, errors = self._process.communicate()
             last = errors.strip().splitlines()[-1:] or ["no reason given"]
-            raise PeerMissing(f"{self._what} was not measured: it ended with code {self._process.returncode}: {last[0]}")
+            raise PeerMissing(
+                f"{self._what} was not measured: it ended with code {self._process.returncode}: {last[0]}"
+            )
         answer: dict[str, Any] = json.loads(line)
         return answer
 

@@ -25,7 +25,10 @@ class Retrieval(tfrs.Model):
         # was: self.user_model = keras.layers.Embedding(USERS, DIM)
         #      self.video_model = keras.layers.Embedding(VIDEOS, DIM)
         optimizer = RowWiseAdagrad(0.3)
-        tables = {"user_id": TableConfig("user", USERS, DIM, optimizer), "video_id": TableConfig("video", VIDEOS, DIM, optimizer)}
+        tables = {
+            "user_id": TableConfig("user", USERS, DIM, optimizer),
+            "video_id": TableConfig("video", VIDEOS, DIM, optimizer),
+        }
         self.embedding = ShardedEmbedding({name: FeatureConfig(table) for name, table in tables.items()})
         self.task = tfrs.tasks.Retrieval()
 

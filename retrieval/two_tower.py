@@ -21,6 +21,8 @@ class TwoTower(keras.Model):
 
     The candidate's bias is its vector's last element, against which the query's is 1: plain maximum inner product
     search serves it.
+
+    steps: the training's, over which the tables' learning rate falls.
     """
 
     def __init__(
@@ -29,12 +31,14 @@ class TwoTower(keras.Model):
         item_features: Mapping[str, FeatureSpec],
         config: RetrievalConfig,
         seed: int,
+        steps: int = 1,
     ) -> None:
         super().__init__(name="two_tower")
         self._query_features, self._item_features = dict(query_features), dict(item_features)
         self._id_dropout, self._seed = config.id_dropout, seed
+        rate = falling(config.embedding_learning_rate, steps)
         self.embedding = ShardedEmbedding(
-            tables_for({**query_features, **item_features}, config.embedding_dim, config.embedding_learning_rate, seed)
+            tables_for({**query_features, **item_features}, config.embedding_dim, rate, seed)
         )
         towers: dict[str, Any] = {"units": config.units, "dropout": config.dropout}
         query_width, item_width = (width_of(side, config.embedding_dim) for side in (query_features, item_features))
@@ -77,8 +81,17 @@ class TwoTower(keras.Model):
         return tf.where(draws < self._id_dropout, tf.zeros_like(value), value)
 
 
+def falling(learning_rate: float, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
+    """From the learning rate to nothing along a cosine (Loshchilov and Hutter, ICLR 2017): the end of a training is
+    calm, whichever batches come last."""
+    return keras.optimizers.schedules.CosineDecay(learning_rate, max(steps, 1))
+
+
 def tables_for(
-    features: Mapping[str, FeatureSpec], dim: int, learning_rate: float, seed: int
+    features: Mapping[str, FeatureSpec],
+    dim: int,
+    learning_rate: float | keras.optimizers.schedules.LearningRateSchedule,
+    seed: int,
 ) -> dict[str, FeatureConfig]:
     """The embedding features of a model: one table per `FeatureSpec.table`, shared by the inputs that name it."""
     tables = {

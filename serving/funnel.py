@@ -83,7 +83,7 @@ class Funnel:
             self._described(answer),
             answer.stages,
             {"seen": len(np.unique(seen)), "blocked": len(blocked), "capped": answer.slate.counts["capped"]},
-            [self.space.item_words(int(item)) for item in history.values[::-1][:_SHOWN_HISTORY]],
+            [self.space.item_words(int(item)) for item in history.values[-_SHOWN_HISTORY:]],
         )
 
     def answer(

@@ -100,12 +100,12 @@ class Workspace:
         """The lists that lie in a period."""
         return PeriodLists(self.dataset, self.space, start, stop)
 
-    def new_two_tower(self) -> TwoTower:
-        """The untrained retrieval model of this job."""
+    def new_two_tower(self, steps: int = 1) -> TwoTower:
+        """The untrained retrieval model of this job; steps: of the training it is to go through."""
         from retrieval.two_tower import TwoTower
 
         _reproducible(self.job.seed)
-        return TwoTower(self.space.query_features, self.space.item_features, self.job.retrieval, self.job.seed)
+        return TwoTower(self.space.query_features, self.space.item_features, self.job.retrieval, self.job.seed, steps)
 
     def new_ranker(self) -> Ranker:
         """The untrained ranker of this job."""

@@ -9,7 +9,7 @@ from foundation.errors import UserError
 from foundation.tf import keras
 from inputs.batches import retrieval_batches
 from retrieval.scorer import TwoTowerScorer
-from retrieval.two_tower import TwoTower
+from retrieval.two_tower import TwoTower, falling
 from retrieval.vectors import Vectors
 from trainer.curves import write_curves
 from trainer.loop import Training, checkpoint_store, train
@@ -26,7 +26,11 @@ def perform(workspace: Workspace) -> dict[str, Any]:
         raise UserError(
             "retrieval: no positive event in the training period.", "Change inputs.positive or inputs.split."
         )
-    model = workspace.new_two_tower()
+    batches = retrieval_batches(
+        space, positives, workspace.histories, job.inputs.history_length, job.retrieval.batch_size, job.seed
+    )
+    steps = len(batches) * job.retrieval.epochs
+    model = workspace.new_two_tower(steps)
     vectors = Vectors(model, space)
     queries, _ = workspace.queries(split.train_end, split.validation_end, VALIDATION_QUERIES)
     metric = f"ndcg@{job.evaluation.cutoffs[0]}"
@@ -38,10 +42,8 @@ def perform(workspace: Workspace) -> dict[str, Any]:
     training = Training(
         stage="retrieval",
         model=model,
-        optimizer=_optimizer(workspace),
-        batches=retrieval_batches(
-            space, positives, workspace.histories, job.inputs.history_length, job.retrieval.batch_size, job.seed
-        ),
+        optimizer=_optimizer(workspace, steps),
+        batches=batches,
         epochs=job.retrieval.epochs,
         validate=validate,
         metric=metric,
@@ -66,5 +68,5 @@ def intact(workspace: Workspace) -> bool:
     return (store / f"step-{workspace.run.facts('retrieval')['best_step']:08d}").is_dir()
 
 
-def _optimizer(workspace: Workspace) -> keras.optimizers.Optimizer:
-    return keras.optimizers.Adam(workspace.job.retrieval.learning_rate)
+def _optimizer(workspace: Workspace, steps: int = 1) -> keras.optimizers.Optimizer:
+    return keras.optimizers.Adam(falling(workspace.job.retrieval.learning_rate, steps))
