@@ -1,1 +1,1 @@
-"""Speeds as ratios, each taken against a named peer in one interleaved run: `python -m benchmarks SUITE --json FILE`."""
+"""Speeds as ratios, each against a named peer in one interleaved run: `python -m benchmarks SUITE --json FILE`."""

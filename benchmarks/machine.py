@@ -29,6 +29,12 @@ def describe() -> dict[str, Any]:
     }
 
 
+def available_memory() -> float:
+    """Bytes that may be taken without another process being the worse for it; infinite where the system does not say."""
+    kilobytes = _first("/proc/meminfo", "MemAvailable")
+    return float(kilobytes.split()[0]) * 1024 if kilobytes else float("inf")
+
+
 def cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -7,10 +7,12 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from foundation.errors import UserError
+
 PYTHON = Path(__file__).parents[1] / ".venv-peers" / "bin" / "python"
 
 
-class PeerMissing(Exception):
+class PeerMissing(UserError):
     """Why a peer cannot be measured here."""
 
 
@@ -27,7 +29,8 @@ class Peer:
         if not PYTHON.exists():
             raise PeerMissing(f"{what} was not measured: there is no {PYTHON.parents[1].name} (`make peers` makes it)")
         self._process = subprocess.Popen(
-            [str(PYTHON), "-W", "ignore", str(program)],
+            # isolated: neither this package's modules nor the caller's PYTHONPATH shadow what a peer imports
+            [str(PYTHON), "-I", "-W", "ignore", str(program)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

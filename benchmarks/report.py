@@ -11,19 +11,18 @@ from rich.table import Table
 
 @dataclass
 class Report:
-    """metrics: by name, a finite number. tables: to be printed. notes: what was left out, and why. protocol: how the
-    figures were taken, by setting."""
+    """protocol: how the figures were taken, by setting. metrics: by name, a finite number. notes: what was left out, and
+    why."""
 
     suite: str
     protocol: dict[str, Any]
     machine: dict[str, Any]
+    table: Table
     metrics: dict[str, float] = field(default_factory=dict)
-    tables: list[Table] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def show(self, console: Console) -> None:
-        for table in self.tables:
-            console.print(table)
+        console.print(self.table)
         for note in self.notes:
             console.print(f"note: {note}", markup=False, highlight=False)
         facts = {**self.protocol, **self.machine}

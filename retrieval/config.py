@@ -12,10 +12,10 @@ class RetrievalConfig(Config):
 
     embedding_dim: of every table. units: hidden layer sizes of each tower. dim: of query and candidate vectors, the
     last of which is spent on the candidate's bias. learning_rate: of the dense weights (Adam). embedding_learning_rate:
-    of the tables (row-wise Adagrad); both fall to nothing along a cosine over the epochs. dropout: share of hidden units dropped in training. id_dropout: share of user and
-    item ids hidden in training, so that what is unknown can be served from its features. batch_size: positives in a
-    global batch, each the others' negatives. epochs, patience: at most so many passes, and so many without a better
-    validation NDCG.
+    of the tables (row-wise Adagrad); both fall to nothing along a cosine over the epochs. dropout: share of hidden
+    units dropped in training. id_dropout: share of user and item ids hidden in training, so that what is unknown can be
+    served from its features. batch_size: positives in a global batch, each the others' negatives. epochs, patience: at
+    most so many passes, and so many without a better validation NDCG.
     """
 
     embedding_dim: int = Field(32, ge=1)

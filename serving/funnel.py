@@ -25,6 +25,7 @@ from serving.recommendation import Recommendation, RecommendedItem, StageReport
 from serving.signatures import flatten
 
 _SHOWN_HISTORY = 5
+_LEAST_VALUE = 1e-6  # a value model may say 0 or less; its logarithm may not
 
 
 @dataclass
@@ -111,15 +112,19 @@ class Funnel:
             done(len(items))
         with _timed(stages, "ranking") as done:
             predictions = self._rank(query_inputs, items, now)
-            best = np.lexsort((items, -predictions["value"]))[: self.card.funnel.rank]
+            value = np.log(np.maximum(predictions["value"], _LEAST_VALUE))
+            score = value + self.card.funnel.retrieval_weight * similarity
+            best = np.lexsort((items, -score))[: self.card.funnel.rank]
             done(len(best))
         with _timed(stages, "postranking") as done:
-            candidates = self._candidates(items[best], predictions["value"][best], now)
+            candidates = self._candidates(items[best], score[best], now)
             slate = rerank(candidates, self.card.postranking, size, seen=seen, blocked=blocked)
             done(len(slate.items))
         places = _places(items, slate.items)
-        scores = {name: values[places] for name, values in {"similarity": similarity, **predictions}.items()}
-        return _Answer(slate, {**scores, "slate": slate.scores}, stages)
+        scores = {
+            name: values[places] for name, values in {"similarity": similarity, **predictions, "score": score}.items()
+        }
+        return _Answer(slate, scores, stages)
 
     def _rank(self, query_inputs: dict[str, tf.Tensor], items: np.ndarray, now: int) -> dict[str, np.ndarray]:
         """The ranker's predictions and value [C] for one list of items."""

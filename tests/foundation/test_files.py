@@ -21,9 +21,14 @@ def test_a_file_appears_only_when_its_block_ends_well(tmp_path):
 def test_a_failed_file_leaves_the_old_one_and_no_rest(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(RuntimeError), atomic_file(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+
+    def write_half():
+        with atomic_file(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError("halfway")
+
+    with pytest.raises(RuntimeError, match="halfway"):
+        write_half()
     assert path.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
 
@@ -38,9 +43,13 @@ def test_a_folder_replaces_the_old_one_whole(tmp_path):
 
 
 def test_a_failed_folder_leaves_nothing(tmp_path):
-    with pytest.raises(KeyboardInterrupt), atomic_directory(tmp_path / "folder") as temporary:
-        (temporary / "half").write_text("half")
-        raise KeyboardInterrupt
+    def write_half():
+        with atomic_directory(tmp_path / "folder") as temporary:
+            (temporary / "half").write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,0 +1,108 @@
+"""One training step of an embedding, as headrace and as Keras do it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+
+from embeddings import SGD, Adagrad, FeatureConfig, RowWiseAdagrad, ShardedEmbedding, TableConfig
+from embeddings.optimizers import SparseOptimizer
+from foundation.tf import keras, tf
+
+LEARNING_RATE = 0.02
+OPTIMIZERS: dict[str, Callable[[float], SparseOptimizer]] = {
+    "rowwise_adagrad": RowWiseAdagrad,
+    "adagrad": Adagrad,
+    "sgd": SGD,
+}
+
+
+class Contender(Protocol):
+    """Lookup and update of one table of zeros, on numbered batches."""
+
+    def step(self, batch: int) -> float:
+        """Seconds of one step."""
+
+    def rows(self, batch: int) -> np.ndarray:
+        """The vectors [B, F, dim] of a batch's ids."""
+
+
+class _TensorFlowStep:
+    """A compiled step of a Keras layer, with the gradient of its output given: no loss is timed."""
+
+    def __init__(self, ids: np.ndarray, gradient: np.ndarray) -> None:
+        """ids: [batches, B, F] int64. gradient: [B, F, dim] float32."""
+        self._ids = [tf.constant(batch) for batch in ids]
+        self._gradient = tf.constant(gradient)
+        self._compiled = tf.function(self._step)
+
+    def step(self, batch: int) -> float:
+        start = time.perf_counter()
+        self._compiled(self._ids[batch], self._gradient)
+        return time.perf_counter() - start
+
+    def rows(self, batch: int) -> np.ndarray:
+        vectors: np.ndarray = self._lookup(self._ids[batch], False).numpy()
+        return vectors
+
+    def _step(self, ids: tf.Tensor, gradient: tf.Tensor) -> None:
+        with tf.GradientTape() as tape:
+            vectors = self._lookup(ids, True)
+        self._apply(tape.gradient(vectors, self._variables(), output_gradients=gradient))
+
+    def _lookup(self, ids: tf.Tensor, training: bool) -> tf.Tensor:
+        raise NotImplementedError
+
+    def _variables(self) -> list[tf.Variable]:
+        raise NotImplementedError
+
+    def _apply(self, gradients: list[Any]) -> None:
+        raise NotImplementedError
+
+
+class HeadraceStep(_TensorFlowStep):
+    """ShardedEmbedding: the update is fused into the backward pass."""
+
+    def __init__(self, optimizer: str, vocabulary_size: int, ids: np.ndarray, gradient: np.ndarray) -> None:
+        super().__init__(ids, gradient)
+        table = TableConfig(
+            "table",
+            vocabulary_size,
+            gradient.shape[-1],
+            OPTIMIZERS[optimizer](LEARNING_RATE),
+            initializer_scale=0.0,
+        )
+        self._layer = ShardedEmbedding({"ids": FeatureConfig(table, None)})
+
+    def _lookup(self, ids: tf.Tensor, training: bool) -> tf.Tensor:
+        return self._layer({"ids": ids}, training=training)["ids"]
+
+    def _variables(self) -> list[tf.Variable]:
+        return [self._layer.gradient_trap]
+
+    def _apply(self, gradients: list[Any]) -> None:
+        """The backward pass has done it."""
+
+
+class KerasStep(_TensorFlowStep):
+    """keras.layers.Embedding with a Keras optimizer. Keras has no row-wise Adagrad: its Adagrad stands for both."""
+
+    def __init__(self, optimizer: str, vocabulary_size: int, ids: np.ndarray, gradient: np.ndarray) -> None:
+        super().__init__(ids, gradient)
+        self._layer = keras.layers.Embedding(vocabulary_size, gradient.shape[-1], embeddings_initializer="zeros")
+        self._layer.build(None)
+        kind = keras.optimizers.SGD if optimizer == "sgd" else keras.optimizers.Adagrad
+        self._optimizer = kind(LEARNING_RATE)
+        self._optimizer.build(self._variables())
+
+    def _lookup(self, ids: tf.Tensor, training: bool) -> tf.Tensor:
+        return self._layer(ids)
+
+    def _variables(self) -> list[tf.Variable]:
+        return self._layer.trainable_weights
+
+    def _apply(self, gradients: list[Any]) -> None:
+        self._optimizer.apply_gradients(zip(gradients, self._variables(), strict=True))
