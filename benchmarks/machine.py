@@ -30,7 +30,7 @@ def describe() -> dict[str, Any]:
 
 
 def available_memory() -> float:
-    """Bytes that may be taken without another process being the worse for it; infinite where the system does not say."""
+    """Bytes that may be taken without hurting another process; infinite where the system does not say."""
     kilobytes = _first("/proc/meminfo", "MemAvailable")
     return float(kilobytes.split()[0]) * 1024 if kilobytes else float("inf")
 

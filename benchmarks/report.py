@@ -11,8 +11,8 @@ from rich.table import Table
 
 @dataclass
 class Report:
-    """protocol: how the figures were taken, by setting. metrics: by name, a finite number. notes: what was left out, and
-    why."""
+    """protocol: how the figures were taken, by setting. metrics: by name, a finite number. notes: what was left out,
+    and why."""
 
     suite: str
     protocol: dict[str, Any]

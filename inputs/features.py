@@ -140,13 +140,13 @@ class FeatureSpace:
         return list(self._context)
 
     def item_words(self, position: int) -> dict[str, str]:
-        """What a person wants to read of an item: its text features, then its categories."""
+        """What a person wants to read of an item: its text features, then its categories in words (not opaque ids)."""
         row = self.items.table.slice(position, 1).to_pylist()[0]
         words = {}
         for kinds in (("text",), ("category", "categories")):
             for feature in self.schema.item_features:
                 value = row[feature.name]
-                if feature.kind in kinds and value is not None:
+                if feature.kind in kinds and value is not None and not isinstance(value, int):
                     words[feature.name] = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
         return words
 

@@ -49,6 +49,8 @@ class Funnel:
         self._vectors = np.load(path / "candidates.npy", mmap_mode="r", allow_pickle=False)
         self._query_tower = load_signature(path / "query_tower")
         self._ranker = load_signature(path / "ranker")
+        nothing = np.empty(0, np.int64)
+        self.answer(0, nothing, nothing, card.now)  # the first call of a SavedModel is slow: no user waits for it
 
     @classmethod
     def load(cls, run: str | Path) -> Funnel:

@@ -17,6 +17,7 @@ from inputs.simulate.truth import Truth
 from retrieval.scorer import TwoTowerScorer
 from retrieval.vectors import Vectors
 from serving.funnel import Funnel
+from serving.recommendation import Recommendation
 from trainer.workspace import Workspace
 
 FUNNEL_QUERIES = 500
@@ -58,9 +59,18 @@ def shown_slates(funnel: Funnel, queries: Queries) -> list[dict[str, Any]]:
     users = dict.fromkeys(int(queries.users[order[place]]) for place in (-1, len(order) // 2, 0))
     slates = []
     for user in list(users)[:SHOWN_USERS]:
-        answer = funnel.recommend(funnel.space.users.raw_ids(np.array([user]))[0])
-        slates.append(answer.document())
+        slates.append(_in_words(funnel.recommend(funnel.space.users.raw_ids(np.array([user]))[0])))
     return slates
+
+
+def _in_words(answer: Recommendation) -> dict[str, Any]:
+    """A slate as the report shows it."""
+    items = []
+    for item in answer.items:
+        title, *rest = item.words.values() or [str(item.item)]
+        items.append({"title": title, "detail": ", ".join(rest), "scores": item.scores, "reason": item.reason})
+    history = [next(iter(words.values()), "untitled") for words in answer.history]
+    return {"user": str(answer.user), "history": history, "items": items}
 
 
 def _slates(funnel: Funnel, queries: Queries, size: int) -> tuple[np.ndarray, list[dict[str, Any]]]:

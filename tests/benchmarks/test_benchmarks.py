@@ -1,4 +1,4 @@
-"""What is promised of `python -m benchmarks`: figures on the screen and in a file, and plain words where there are none."""
+"""What `python -m benchmarks` promises: figures on the screen and in a file, and plain words where there are none."""
 
 import json
 import math

@@ -26,7 +26,7 @@ def perform(workspace: Workspace) -> dict[str, Any]:
         main_metric=metric,
         curves=read_curves(run.curves),
         funnel=evaluated["stages"],
-        slates=[_slate(slate) for slate in evaluated["slates"]],
+        slates=evaluated["slates"],
         notes=_notes(workspace),
     )
     with atomic_file(run.report) as temporary:
@@ -73,15 +73,6 @@ def _notes(workspace: Workspace) -> list[str]:
         f"{asked['sampled_out']:,} queries beyond the sample. {asked['empty_history']:,} queries have no history.",
         "The funnel is judged on a sample of the queries, one at a time, with candidate vectors as of the log's end.",
     ]
-
-
-def _slate(slate: dict[str, Any]) -> dict[str, Any]:
-    items = []
-    for item in slate["items"]:
-        title, *rest = item["words"].values() or ["untitled"]
-        items.append({"title": title, "detail": ", ".join(rest), "scores": item["scores"], "reason": item["reason"]})
-    history = [next(iter(words.values()), "untitled") for words in slate["history"]]
-    return {"user": str(slate["user"]), "history": history, "items": items}
 
 
 def _date(seconds: int) -> str:
