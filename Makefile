@@ -27,6 +27,10 @@ lint: $(SETUP)
 bench: $(SETUP)
 	$(PY) -m benchmarks all
 
+# Named peers for the benchmarks, in an environment of their own (.venv-peers).
+peers:
+	@bash .ci/peers
+
 clean:
-	rm -rf .venv build dist *.egg-info runs .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-peers build dist *.egg-info runs .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -11,9 +11,9 @@ class FunnelConfig(Config):
     """How many items each stage passes on.
 
     retrieve: candidates asked of the index. rank: best-scored ones that post-ranking chooses from. retrieval_weight: of
-    the retrieval similarity in an item's score, log(value) + weight * similarity. The ranker tells what an item is worth
-    once it is looked at, as the log's shown items were; the two-tower's similarity is the log-probability (up to a
-    constant) that this user comes to it at all. At 1 the score is the log of their product; at 0 the ranker decides
+    the retrieval similarity in an item's score, log(value) + weight * similarity. The ranker tells what an item is
+    worth once it is looked at, as the log's shown items were; the two-tower's similarity is the log-probability (up to
+    a constant) that this user comes to it at all. At 1 the score is the log of their product; at 0 the ranker decides
     alone.
     """
 
