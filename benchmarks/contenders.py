@@ -29,6 +29,9 @@ class Contender(Protocol):
     def rows(self, batch: int) -> np.ndarray:
         """The vectors [B, F, dim] of a batch's ids."""
 
+    def release(self) -> None:
+        """Gives the memory of its tables back; it cannot be used afterwards."""
+
 
 class _TensorFlowStep:
     """A compiled step of a Keras layer, with the gradient of its output given: no loss is timed."""
@@ -48,6 +51,11 @@ class _TensorFlowStep:
         vectors: np.ndarray = self._lookup(self._ids[batch], False).numpy()
         return vectors
 
+    def release(self) -> None:
+        # By hand: TensorFlow's registry of custom gradients keeps a traced layer, so its tables, for the process' life.
+        for variable in self._owned():
+            tf.raw_ops.DestroyResourceOp(resource=variable.handle)
+
     def _step(self, ids: tf.Tensor, gradient: tf.Tensor) -> None:
         with tf.GradientTape() as tape:
             vectors = self._lookup(ids, True)
@@ -60,6 +68,9 @@ class _TensorFlowStep:
         raise NotImplementedError
 
     def _apply(self, gradients: list[Any]) -> None:
+        raise NotImplementedError
+
+    def _owned(self) -> list[tf.Variable]:
         raise NotImplementedError
 
 
@@ -86,17 +97,22 @@ class HeadraceStep(_TensorFlowStep):
     def _apply(self, gradients: list[Any]) -> None:
         """The backward pass has done it."""
 
+    def _owned(self) -> list[tf.Variable]:
+        return self._layer.variables
+
 
 class KerasStep(_TensorFlowStep):
-    """keras.layers.Embedding with a Keras optimizer. Keras has no row-wise Adagrad: its Adagrad stands for both."""
+    """keras.layers.Embedding with a Keras optimizer. Keras has no row-wise Adagrad: its Adagrad stands for both. SGD is
+    the legacy one: Keras' newer SGD keeps a momentum even where it is 0, and passes over the whole table each step."""
 
     def __init__(self, optimizer: str, vocabulary_size: int, ids: np.ndarray, gradient: np.ndarray) -> None:
         super().__init__(ids, gradient)
         self._layer = keras.layers.Embedding(vocabulary_size, gradient.shape[-1], embeddings_initializer="zeros")
         self._layer.build(None)
-        kind = keras.optimizers.SGD if optimizer == "sgd" else keras.optimizers.Adagrad
+        kind = keras.optimizers.legacy.SGD if optimizer == "sgd" else keras.optimizers.Adagrad
         self._optimizer = kind(LEARNING_RATE)
-        self._optimizer.build(self._variables())
+        if optimizer != "sgd":
+            self._optimizer.build(self._variables())  # its slots: none may be made while a step is compiled
 
     def _lookup(self, ids: tf.Tensor, training: bool) -> tf.Tensor:
         return self._layer(ids)
@@ -106,3 +122,7 @@ class KerasStep(_TensorFlowStep):
 
     def _apply(self, gradients: list[Any]) -> None:
         self._optimizer.apply_gradients(zip(gradients, self._variables(), strict=True))
+
+    def _owned(self) -> list[tf.Variable]:
+        slots = self._optimizer.variables
+        return [*self._layer.variables, *(slots() if callable(slots) else slots)]

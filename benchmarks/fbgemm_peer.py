@@ -2,7 +2,8 @@
 
 Questions: {} -> versions; {"optimizer", "learning_rate", "vocabulary_size", "ids" (npy [batches, B, F] int64),
 "gradient" (npy [B, F, dim] float32), "epsilon", "initial_accumulator"} -> {}: a table of zeros is made; {"batch": k} ->
-{"seconds"}: one step on batch k; {"rows": k, "file": path} -> {}: the vectors [B, F, dim] of batch k, written as npy.
+{"seconds"}: one step on batch k; {"rows": k, "file": path} -> {}: the vectors [B, F, dim] of batch k, written as npy;
+{"release"} -> {}: its memory is given back.
 """
 
 from __future__ import annotations
@@ -72,8 +73,9 @@ def main() -> None:
         question = json.loads(line)
         answer: dict[str, Any] = {}
         if "optimizer" in question:
-            step = None  # two tables at once would be twice the memory
             step = Step(question)
+        elif "release" in question:
+            step = None
         elif "rows" in question:
             assert step
             np.save(question["file"], step.rows(question["rows"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -48,8 +49,8 @@ def judge_funnel(workspace: Workspace, funnel: Funnel, queries: Queries) -> tupl
         users = np.array(space.users.raw_ids(queries.users))
         items = np.array(space.items.raw_ids(np.arange(len(space.items))))
         for name, top in lists.items():
-            satisfied = slate_satisfaction(top, lambda rows, shown: truth.satisfaction(users[rows], items[shown]), size)
-            metrics[name]["true_satisfaction"] = bootstrap.mean(satisfied).to_json()
+            for metric, judge in _true_metrics(truth, users, items, queries.times).items():
+                metrics[name][metric] = bootstrap.mean(slate_satisfaction(top, judge, size)).to_json()
     return metrics, stages
 
 
@@ -93,6 +94,25 @@ def _slates(funnel: Funnel, queries: Queries, size: int) -> tuple[np.ndarray, li
         {"stage": name, "items": int(items), "milliseconds": round(float(ms), 3)}
         for name, (items, ms) in medians.items()
     ]
+
+
+def _true_metrics(
+    truth: Truth, users: np.ndarray, items: np.ndarray, times: np.ndarray
+) -> dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]]:
+    """By name, what the world knows of an item shown to a query's user: the probability of a click once looked at,
+    of satisfaction once clicked, and of both. users, times: [Q]; items: [N] raw ids."""
+
+    def clicked(rows: np.ndarray, shown: np.ndarray) -> np.ndarray:
+        return truth.click_probability(users[rows], items[shown], np.zeros(len(rows), np.int64), times[rows])
+
+    def satisfied(rows: np.ndarray, shown: np.ndarray) -> np.ndarray:
+        return truth.satisfaction(users[rows], items[shown])
+
+    return {
+        "true_click": clicked,
+        "true_satisfaction": satisfied,
+        "true_satisfied_click": lambda rows, shown: clicked(rows, shown) * satisfied(rows, shown),
+    }
 
 
 def _truth(workspace: Workspace) -> Truth | None:

@@ -22,7 +22,7 @@ def summarise(workspace: Workspace) -> None:
         (metric, interval), *_ = lead.items()
         console.print(f"{name.replace('_over_', ' over ')}: {metric} {_lead(interval)}", highlight=False)
     size = workspace.job.postranking.slate_size
-    shown = [f"ndcg@{size}", f"recall@{size}", f"diversity@{size}", "true_satisfaction"]
+    shown = [f"ndcg@{size}", f"recall@{size}", f"diversity@{size}", "true_satisfied_click"]
     console.print(_table("funnel", metrics["funnel"], shown))
     example = workspace.run.facts("evaluate")["slates"][0]["user"]
     console.print(f"report: {workspace.run.report}", highlight=False, soft_wrap=True)

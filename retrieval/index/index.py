@@ -14,6 +14,7 @@ from scann.scann_ops.py import scann_ops_pybind
 
 from foundation.errors import UserError
 from foundation.files import atomic_directory, read_json
+from foundation.quiet import native_stderr_hidden
 from inputs.ragged import Ragged
 from retrieval.config import IndexConfig
 from retrieval.index.tuning import exact_search, recall_of, tune_leaves_to_search
@@ -59,17 +60,20 @@ class Index:
             raise UserError(f"the index: the vector of item position {row} is not finite.", "Train the model again.")
         size, dim = vectors.shape
         if size < max(config.brute_force_below, 2):
-            searcher = scann_ops_pybind.builder(vectors, min(size, TUNED_AT), "dot_product").score_brute_force().build()
+            builder = scann_ops_pybind.builder(vectors, min(size, TUNED_AT), "dot_product")
+            with native_stderr_hidden():
+                searcher = builder.score_brute_force().build()
             return cls(searcher, Facts("exact", size, dim, 0, 0, 0, 1.0))
         leaves = min(config.leaves or max(round(math.sqrt(size)), 1), size)
         reorder = min(config.reorder, size)
-        searcher = (
+        builder = (
             scann_ops_pybind.builder(vectors, min(size, TUNED_AT), "dot_product")
             .tree(num_leaves=leaves, num_leaves_to_search=leaves, training_sample_size=min(size, 250_000))
             .score_ah(2, anisotropic_quantization_threshold=config.anisotropic_threshold)
             .reorder(reorder)
-            .build()
         )
+        with native_stderr_hidden():
+            searcher = builder.build()
         generator = np.random.default_rng(seed)
         asked = vectors if queries is None else np.ascontiguousarray(queries, dtype=np.float32)
         asked = asked[np.sort(generator.permutation(len(asked))[:SAMPLE])]
@@ -156,7 +160,8 @@ class Index:
             file = path / name
             if not file.exists() or file.stat().st_size != entry["bytes"] or _digest(file) != entry["digest"]:
                 raise UserError(f"{file}: this part of the index is missing or damaged.", "Build the index again.")
-        return cls(scann_ops_pybind.load_searcher(str(path / "scann")), Facts(**manifest["facts"]))
+        with native_stderr_hidden():
+            return cls(scann_ops_pybind.load_searcher(str(path / "scann")), Facts(**manifest["facts"]))
 
 
 def _digest(path: Path) -> str:

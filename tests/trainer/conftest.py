@@ -1,0 +1,76 @@
+"""A small world, and jobs over it run as users run them: as commands."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from inputs.simulate.config import SimulateConfig
+from inputs.simulate.world import simulate
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-m", "trainer.main"]
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory) -> Path:
+    """The dataset folder of a small simulated world."""
+    path = tmp_path_factory.mktemp("world") / "data"
+    simulate(SimulateConfig(users=400, items=600, days=10, impressions=30_000, seed=1), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def job_file(world, tmp_path_factory) -> Path:
+    """A job over the small world that trains in seconds and checkpoints often."""
+    job = {
+        "name": "small",
+        "inputs": {"format": "simulated", "path": str(world)},
+        "retrieval": {"epochs": 2, "batch_size": 128, "patience": 5, "embedding_dim": 8, "dim": 16, "units": [16]},
+        "ranking": {"epochs": 1, "batch_size": 512, "dim": 8, "expert_units": [16], "head_units": [8]},
+        "index": {"brute_force_below": 100},
+        "evaluation": {"max_queries": 200, "bootstrap_samples": 100},
+        "training": {"steps_per_call": 3, "checkpoint_every": 6},
+    }
+    path = tmp_path_factory.mktemp("job") / "small.yaml"
+    path.write_text(yaml.safe_dump(job))
+    return path
+
+
+def command(*words: object, **options) -> subprocess.CompletedProcess:
+    """`headrace WORDS`, to its end."""
+    return subprocess.run(
+        [*COMMAND, *map(str, words)], cwd=ROOT, capture_output=True, text=True, check=False, timeout=300, **options
+    )
+
+
+def start(*words: object) -> subprocess.Popen:
+    """`headrace WORDS`, running."""
+    return subprocess.Popen(
+        [*COMMAND, *map(str, words)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def kill_when(process: subprocess.Popen, happened, how: int = signal.SIGKILL) -> None:
+    """Sends `how` to the process as soon as `happened()`; fails if it ends before."""
+    deadline = time.monotonic() + 120
+    while not happened():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.005)
+    os.kill(process.pid, how)
+
+
+@pytest.fixture(scope="session")
+def tools():
+    """The helpers above (test files are imported on their own, not as a package)."""
+    from types import SimpleNamespace
+
+    return SimpleNamespace(command=command, start=start, kill_when=kill_when)

@@ -1,0 +1,58 @@
+"""Killed with SIGKILL at any moment, the same command ends with the same bits as an undisturbed run."""
+
+import json
+
+import numpy as np
+import pytest
+
+from foundation.tf import tf
+
+
+def _variables(run, stage):
+    """Every variable of the last checkpoint: tables, slot variables, dense weights, the optimizer's own."""
+    last = sorted((run / "checkpoints" / stage).glob("step-*"))[-1]
+    reader = tf.train.load_checkpoint(str(last / "variables"))
+    return last.name, {
+        name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map() if "OBJECT_GRAPH" not in name
+    }
+
+
+def _curves(run, stage):
+    lines = (run / "curves.jsonl").read_text().splitlines()
+    return [point for point in map(json.loads, lines) if point["stage"] == stage]
+
+
+@pytest.fixture(scope="module")
+def prepared(job_file, tools, tmp_path_factory):
+    """A run directory with the data stage done, to be copied."""
+    run = tmp_path_factory.mktemp("prepared") / "run"
+    done = tools.command("data", "prepare", job_file, "--run-dir", run)
+    assert done.returncode == 0, done.stderr
+    return run
+
+
+@pytest.mark.parametrize("stage", ["retrieval", pytest.param("ranking", marks=pytest.mark.long)])
+def test_killed_twice_ends_with_the_same_bits(stage, prepared, job_file, tools, tmp_path):
+    import shutil
+
+    runs = [shutil.copytree(prepared, tmp_path / name) for name in ("undisturbed", "killed")]
+    done = tools.command("train", stage, job_file, "--run-dir", runs[0])
+    assert done.returncode == 0, done.stderr
+    checkpoints = runs[1] / "checkpoints" / stage
+    for committed in (1, 3):  # killed after the first checkpoint, then again later on
+        process = tools.start("train", stage, job_file, "--run-dir", runs[1])
+        step = 6 * committed
+        tools.kill_when(process, lambda step=step: any(checkpoints.glob(f"step-{step:08d}")))
+        assert process.wait() == -9
+        assert not (runs[1] / "curves.jsonl").exists()
+    done = tools.command("train", stage, job_file, "--run-dir", runs[1])
+    assert done.returncode == 0, done.stderr
+    assert f"{stage}: going on from step" in done.stderr
+    (name, undisturbed), (other, killed) = (_variables(run, stage) for run in runs)
+    assert name == other
+    assert undisturbed.keys() == killed.keys()
+    assert any(".ATTRIBUTES" in key and "rows" in key for key in undisturbed), "tables are among them"
+    different = [key for key in undisturbed if not np.array_equal(undisturbed[key], killed[key])]
+    assert different == []
+    assert _curves(runs[0], stage) == _curves(runs[1], stage)
+    assert not list(tmp_path.rglob("*.partial"))
