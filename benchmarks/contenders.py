@@ -54,7 +54,7 @@ class _TensorFlowStep:
     def release(self) -> None:
         # By hand: TensorFlow's registry of custom gradients keeps a traced layer, so its tables, for the process' life.
         for variable in self._owned():
-            tf.raw_ops.DestroyResourceOp(resource=variable.handle)
+            tf.raw_ops.AssignVariableOp(resource=variable.handle, value=tf.zeros((0,), variable.dtype))
 
     def _step(self, ids: tf.Tensor, gradient: tf.Tensor) -> None:
         with tf.GradientTape() as tape:

@@ -83,8 +83,8 @@ def run(quick: bool) -> Report:
                 wanted, there = memory_wanted(optimizer, sizes, peer is not None), available_memory()
                 if wanted > there:
                     report.notes.append(
-                        f"{distribution}.{optimizer} was left out: its tables and a reserve want {wanted / 1e9:.0f} GB of "
-                        f"memory, {there / 1e9:.0f} GB are free"
+                        f"{distribution}.{optimizer} was left out: its tables and a reserve want "
+                        f"{wanted / 1e9:.0f} GB of memory, {there / 1e9:.0f} GB are free"
                     )
                     continue
                 with _contenders(optimizer, sizes, ids, gradient, peer, folder) as contenders:

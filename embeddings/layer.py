@@ -90,8 +90,13 @@ class ShardedEmbedding(keras.layers.Layer):
             outputs[name] = tf.cast(combined, self.compute_dtype)
         return outputs
 
+    @property
+    def tables(self) -> dict[str, tf.Variable]:
+        """The rows [vocabulary_size, dim] float32 of each table, by name."""
+        return {name: table.rows for name, table in self._tables.items()}
+
     def table(self, name: str) -> tf.Variable:
-        """The rows [vocabulary_size, dim] float32 of a table."""
+        """The rows of one table."""
         return self._tables[name].rows
 
     def get_config(self) -> dict[str, Any]:

@@ -23,8 +23,8 @@ class Asked(Protocol):
 
 
 class TwoTowerScorer:
-    """Scores by the model's inner products. Candidate vectors are those of the first query's day, as an index built
-    anew each day would hold them."""
+    """Scores by the model's inner products. A query's candidate vectors are those of its day, as an index built anew
+    each day would hold them."""
 
     name = "two_tower"
 

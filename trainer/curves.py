@@ -26,6 +26,12 @@ class Curves:
                 self.points.append({"stage": self.stage, "step": step, "metric": metric, "value": float(value)})
                 tf.summary.scalar(metric, value)
 
+    def watch(self, step: int, values: Mapping[str, float]) -> None:
+        """Shows values in TensorBoard alone: speeds, norms, whatever a resumed run need not repeat."""
+        with self._writer.as_default(step=step):
+            for metric, value in values.items():
+                tf.summary.scalar(metric, value)
+
     def close(self) -> None:
         self._writer.close()
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError
@@ -28,7 +28,7 @@ class TrainingConfig(Config):
     steps between checkpoints. keep_checkpoints: how many of the last ones stay on disk (the best one always does).
     """
 
-    strategy: str = "single"
+    strategy: Literal["single"] = "single"
     steps_per_call: int = Field(20, ge=1)
     checkpoint_every: int = Field(200, ge=1)
     keep_checkpoints: int = Field(2, ge=1)

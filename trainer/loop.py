@@ -10,10 +10,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from embeddings import ShardedEmbedding
 from foundation.errors import UserError
 from foundation.progress import progress, say
 from foundation.tf import keras, tf
 from inputs.batches import Batches
+from strategies import Strategy, create_strategy
 from trainer.checkpoint import CheckpointStore, Stored
 from trainer.curves import Curves
 from trainer.feed import feed
@@ -24,6 +26,7 @@ class Trainable(Protocol):
     """What the loop asks of a model beside being a keras.Model."""
 
     trainable_variables: list[tf.Variable]
+    embedding: ShardedEmbedding
 
     def losses_of(self, batch: dict[str, Any], step: tf.Tensor) -> dict[str, tf.Tensor]:
         """Scalar losses by name; "loss" is the one to minimise. `step` [] int64 seeds what is random in a step."""
@@ -35,11 +38,10 @@ class Training:
 
     validate: the validation metrics, computed after each epoch; `metric` names the one that decides (larger is better).
     patience: epochs without a better `metric` before training stops.
-    examples_per_batch: for the rate shown.
     """
 
     stage: str
-    model: Any
+    model: Trainable
     optimizer: keras.optimizers.Optimizer
     batches: Batches
     epochs: int
@@ -78,16 +80,21 @@ def train(training: Training, config: TrainingConfig, checkpoints: Path, tensorb
         saved = store.restore(latest)
         position, curves.points = Position(**saved["position"]), saved["points"]
         say(f"{training.stage}: going on from step {position.step:,}")
-    run = _steps(training.model, training.optimizer)
+    strategy = create_strategy(config.strategy)
+    run = _steps(training.model, training.optimizer, strategy)
     total = training.epochs * len(training.batches)
     with progress(training.stage, total, "steps", done=position.step) as meter:
         while not position.stopped(training):
             for taken, losses in _epoch(training, config, position, run):
                 meter.advance(taken, f"loss {losses['loss']:.4f}")
                 curves.add(position.step, losses)
+                examples = training.batches.units / len(training.batches)
+                curves.watch(position.step, {"examples_per_second": meter.rate * examples})
                 if position.step % config.checkpoint_every == 0:
                     _commit(store, position, curves)
             _judge(training, position, curves)
+            norms = {f"table_norm/{name}": tf.norm(rows) for name, rows in training.model.embedding.tables.items()}
+            curves.watch(position.step, norms)
             _commit(store, position, curves)
     best = store.at(position.best_step if position.best_step is not None else position.step)
     store.restore(best)
@@ -148,7 +155,9 @@ def _commit(store: CheckpointStore, position: Position, curves: Curves) -> None:
     store.save(position.step, {"position": asdict(position), "points": curves.points}, position.best_step)
 
 
-def _steps(model: Any, optimizer: keras.optimizers.Optimizer) -> Callable[..., dict[str, tf.Tensor]]:
+def _steps(
+    model: Any, optimizer: keras.optimizers.Optimizer, strategy: Strategy
+) -> Callable[..., dict[str, tf.Tensor]]:
     def one(batch: dict[str, Any], step: tf.Tensor) -> dict[str, tf.Tensor]:
         with tf.GradientTape() as tape:
             losses = model.losses_of(batch, step)
@@ -158,9 +167,9 @@ def _steps(model: Any, optimizer: keras.optimizers.Optimizer) -> Callable[..., d
 
     @tf.function(reduce_retracing=True)
     def run(batches: Iterator, count: tf.Tensor, first_step: tf.Tensor) -> dict[str, tf.Tensor]:
-        sums = one(next(batches), first_step)
+        sums = strategy.run(one, next(batches), first_step)
         for i in tf.range(first_step + 1, first_step + count):
-            losses = one(next(batches), i)
+            losses = strategy.run(one, next(batches), i)
             sums = {name: sums[name] + losses[name] for name in sums}
         return {name: value / tf.cast(count, value.dtype) for name, value in sums.items()}
 

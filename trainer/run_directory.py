@@ -35,16 +35,16 @@ class RunDirectory:
 
     @classmethod
     def for_job(cls, job: Job, path: str | Path | None = None) -> RunDirectory:
-        """Creates or reopens the job's run directory.
+        """Creates or reopens the job's run directory. One in which no stage was ever done takes the new job's place.
 
         Raises:
           UserError: the folder belongs to another job (the differing keys are named) or to something else.
         """
         run = cls(path or job.run_path())
-        if run.config.exists():
+        if run.config.exists() and run._record():
             run._refuse_another_job(job)
             return run
-        if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+        if not run.config.exists() and run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
             raise UserError(
                 f"{run.path}: exists and is not a run directory (it has no config.yaml).",
                 "Choose another with --run-dir, or remove it.",

@@ -23,6 +23,7 @@ MANIFEST = "index.json"
 FORMAT = 1
 SAMPLE = 256  # queries that recall is measured on
 TUNED_AT = 100  # neighbours that recall is measured at
+CODES = 16  # of a ScaNN codebook: it cannot be trained on fewer vectors
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Index:
             row = int(np.argmax(~np.isfinite(vectors).all(axis=1)))
             raise UserError(f"the index: the vector of item position {row} is not finite.", "Train the model again.")
         size, dim = vectors.shape
-        if size < max(config.brute_force_below, 2):
+        if size < max(config.brute_force_below, CODES):
             builder = scann_ops_pybind.builder(vectors, min(size, TUNED_AT), "dot_product")
             with native_stderr_hidden():
                 searcher = builder.score_brute_force().build()
@@ -80,10 +81,10 @@ class Index:
         wanted, _ = exact_search(vectors, asked, min(TUNED_AT, size))
 
         def recall(leaves_to_search: int) -> float:
-            found, _ = searcher.search_batched(
+            found, scores = searcher.search_batched(
                 asked, wanted.shape[1], pre_reorder_num_neighbors=reorder, leaves_to_search=leaves_to_search
             )
-            return recall_of(found, wanted)
+            return recall_of(_padded(found, scores)[0], wanted)
 
         leaves_to_search, measured = tune_leaves_to_search(recall, leaves, config.target_recall)
         return cls(searcher, Facts("tree_ah", size, dim, leaves, leaves_to_search, reorder, measured))
@@ -108,9 +109,7 @@ class Index:
         positions = np.full((len(queries), k), -1, np.int64)
         values = np.full((len(queries), k), -np.inf, np.float32)
         width = found.shape[1]
-        missing = ~np.isfinite(scores)  # ScaNN pads a short answer with NaN
-        positions[:, :width] = np.where(missing, -1, found.astype(np.int64))
-        values[:, :width] = np.where(missing, -np.inf, scores)
+        positions[:, :width], values[:, :width] = _padded(found, scores)
         return positions, values
 
     def search_excluding(self, queries: np.ndarray, k: int, excluded: Ragged) -> tuple[np.ndarray, np.ndarray]:
@@ -162,6 +161,12 @@ class Index:
                 raise UserError(f"{file}: this part of the index is missing or damaged.", "Build the index again.")
         with native_stderr_hidden():
             return cls(scann_ops_pybind.load_searcher(str(path / "scann")), Facts(**manifest["facts"]))
+
+
+def _padded(found: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """ScaNN's answer with -1 and -inf where it is short: it fills up with position 0 and the score NaN."""
+    missing = ~np.isfinite(scores)
+    return np.where(missing, -1, found.astype(np.int64)), np.where(missing, np.float32(-np.inf), scores)
 
 
 def _digest(path: Path) -> str:

@@ -27,10 +27,10 @@ def exact_search(vectors: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.n
 
 
 def recall_of(found: np.ndarray, wanted: np.ndarray) -> float:
-    """Mean share of each row of `wanted` [Q, k] that is in the same row of `found` [Q, any]."""
+    """Mean share of each row of `wanted` [Q, k] that is in the same row of `found` [Q, any], filled up with -1."""
     rows = np.arange(len(wanted))[:, np.newaxis]
-    span = int(max(found.max(initial=0), wanted.max(initial=0))) + 1
-    return float(np.isin(rows * span + wanted, rows * span + found.astype(np.int64)).mean())
+    span = int(max(found.max(initial=0), wanted.max(initial=0))) + 2  # so that a row's -1 is none of the row before
+    return float(np.isin(rows * span + wanted, rows * span + found).mean())
 
 
 def tune_leaves_to_search(recall: Callable[[int], float], leaves: int, target: float) -> tuple[int, float]:
