@@ -104,10 +104,10 @@ def bytes_moved(optimizer: str, sizes: Sizes, distinct: float) -> float:
 
 
 def memory_wanted(optimizer: str, sizes: Sizes, fbgemm: bool) -> float:
-    """Bytes of all contenders' tables and slots, of one more copy while a variable is made, and what is left to the
+    """Bytes of all contenders' tables and slots, of two more copies while a variable is made, and what is left to the
     machine's other work."""
     ours, keras = {"rowwise_adagrad": (1, 2), "adagrad": (2, 2), "sgd": (1, 1)}[optimizer]  # in tables
-    return (ours * (2 if fbgemm else 1) + keras + 1) * sizes.rows * sizes.dim * _FLOAT + _RESERVE
+    return (ours * (2 if fbgemm else 1) + keras + 2) * sizes.rows * sizes.dim * _FLOAT + _RESERVE
 
 
 def _protocol(sizes: Sizes, quick: bool) -> dict[str, Any]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -80,16 +83,29 @@ def read_card(path: Path) -> Card:
     Raises:
       UserError: there is no bundle, or it is of another format.
     """
-    document: dict[str, Any] = read_json(path / MANIFEST, "the bundle's manifest")
-    if document.get("format") != FORMAT:
+    document: Any = read_json(path / MANIFEST, "the bundle's manifest")
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise UserError(f"{path / MANIFEST}: not a bundle of format {FORMAT}.", "Export again.")
-    return Card(
-        document["name"],
-        document["now"],
-        document["history_length"],
-        FunnelConfig.model_validate(document["funnel"]),
-        PostRankingConfig.model_validate(document["postranking"]),
-    )
+    with readable(path / MANIFEST):
+        return Card(
+            document["name"],
+            document["now"],
+            document["history_length"],
+            FunnelConfig.model_validate(document["funnel"]),
+            PostRankingConfig.model_validate(document["postranking"]),
+        )
+
+
+@contextmanager
+def readable(part: Path) -> Iterator[None]:
+    """Names the part of a bundle that the block fails to read, as a UserError."""
+    try:
+        yield
+    except (OSError, EOFError, ValueError, LookupError, zipfile.BadZipFile, tf.errors.OpError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(
+            f"{part}: this part of the bundle is missing or damaged ({reason}).", "Export again."
+        ) from error
 
 
 def load_signature(path: Path) -> Any:
@@ -98,13 +114,9 @@ def load_signature(path: Path) -> Any:
     Raises:
       UserError: it is missing or damaged.
     """
-    try:
+    with readable(path):
         model = tf.saved_model.load(str(path))
-    except (OSError, tf.errors.OpError) as error:
-        raise UserError(
-            f"{path}: this model cannot be read ({str(error).splitlines()[0]}).", "Export again."
-        ) from error
-    signature = model.signatures[DEFAULT]
+        signature = model.signatures[DEFAULT]
     signature._headrace_owner = model  # the signature holds its variables only weakly
     return signature
 

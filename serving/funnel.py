@@ -20,7 +20,7 @@ from inputs.ragged import Ragged
 from postranking.candidates import Candidates
 from postranking.rerank import Slate, rerank
 from retrieval.index import Index
-from serving.bundle import MANIFEST, Card, load_signature, read_card
+from serving.bundle import MANIFEST, Card, load_signature, read_card, readable
 from serving.recommendation import Recommendation, RecommendedItem, StageReport
 from serving.signatures import flatten
 
@@ -42,11 +42,14 @@ class Funnel:
 
     def __init__(self, path: Path, card: Card) -> None:
         self.card = card
-        self.space = FeatureSpace.load(path / "space")
-        self.histories = Histories.load(path / "histories.npz")
+        with readable(path / "space"):
+            self.space = FeatureSpace.load(path / "space")
+        with readable(path / "histories.npz"):
+            self.histories = Histories.load(path / "histories.npz")
         self.space.follow(self.histories.interactions)
         self._index = Index.load(path / "index")
-        self._vectors = np.load(path / "candidates.npy", mmap_mode="r", allow_pickle=False)
+        with readable(path / "candidates.npy"):
+            self._vectors = np.load(path / "candidates.npy", mmap_mode="r", allow_pickle=False)
         self._query_tower = load_signature(path / "query_tower")
         self._ranker = load_signature(path / "ranker")
         nothing = np.empty(0, np.int64)
@@ -79,13 +82,17 @@ class Funnel:
         now = np.array([self.card.now])
         users = np.array([position])
         history = self.histories.before(users, now, self.card.history_length)
-        seen = self.histories.before(users, now, None).values
+        seen = np.unique(self.histories.before(users, now, None).values)
         answer = self.answer(position, history.values, seen, self.card.now, size, blocked)
         return Recommendation(
             user if position == 0 else self.space.users.raw_ids(users)[0],
             self._described(answer),
             answer.stages,
-            {"seen": len(np.unique(seen)), "blocked": len(blocked), "capped": answer.slate.counts["capped"]},
+            {
+                "seen": len(seen) if self.card.postranking.exclude_seen else 0,
+                "blocked": len(blocked),
+                "capped": answer.slate.counts["capped"],
+            },
             [self.space.item_words(int(item)) for item in history.values[-_SHOWN_HISTORY:]],
         )
 
@@ -176,7 +183,7 @@ class Funnel:
         for item, position in zip(items, positions, strict=True):
             if position < 0:
                 raise UserError(f"blocked item {item!r} is not in the catalogue.", "Give ids as the log writes them.")
-        return positions
+        return np.unique(positions)
 
 
 def _places(items: np.ndarray, chosen: np.ndarray) -> np.ndarray:

@@ -29,7 +29,7 @@ def print_recommendation(answer: Recommendation) -> None:
     slate = Table("", "item", title="the slate", title_justify="left")
     slate.add_column("title", no_wrap=True, overflow="ellipsis")
     for name in names:
-        slate.add_column(name, justify="right")
+        slate.add_column(Text(name), justify="right")
     slate.add_column("why", no_wrap=True)
     for place, item in enumerate(answer.items, start=1):
         scores = [f"{item.scores[name]:.3f}" for name in names]

@@ -67,8 +67,8 @@ def serve(run: str | Path, host: str, port: int) -> None:
     """
     app = application(Funnel.load(run))
     listener = _listen(host, port)
-    address = listener.getsockname()
-    say(f"serving {run} at http://{address[0]}:{address[1]} (Ctrl-C stops)")
+    address, bound = listener.getsockname()[:2]
+    say(f"serving {run} at http://{f'[{address}]' if ':' in address else address}:{bound} (Ctrl-C stops)")
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
     server.run(sockets=[listener])
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def examine() -> bool:
             mark = "[red]no[/]" if check.needed else "[yellow]no[/]"
             found = f"{reason}\n{check.remedy}"
             well = well and not check.needed
-        table.add_row(mark, check.name, found)
+        table.add_row(mark, check.name, Text(found))
     Console().print(table)
     return well
 
@@ -71,9 +72,9 @@ def _python() -> str:
 
 
 def _tensorflow() -> str:
-    import tf_keras
-
     from foundation.tf import tf
+
+    import tf_keras  # isort: skip - after the gateway, which keeps TensorFlow quiet
 
     if not tf.__version__.startswith("2.20."):
         raise RuntimeError(f"this is TensorFlow {tf.__version__}")

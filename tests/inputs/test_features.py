@@ -18,7 +18,9 @@ from inputs.splits import Split
 def fitted(make_dataset):
     dataset, parts = make_dataset()
     split = Split.by_share(dataset, 0.2, 0.2)
-    return dataset, split, FeatureSpace.fit(dataset, split, InputsConfig(format="simulated")), parts
+    space = FeatureSpace.fit(dataset, split, InputsConfig(format="simulated"))
+    space.follow(Interactions.from_dataset(dataset, space, None))
+    return dataset, split, space, parts
 
 
 def _seen(events, split, column):
@@ -113,9 +115,10 @@ def test_numbers_are_standardised_on_training_users(fitted):
 
 
 def test_saved_and_loaded_is_the_same(fitted, tmp_path):
-    _, _, space, (_, _, events) = fitted
+    dataset, _, space, (_, _, events) = fitted
     space.save(tmp_path / "space")
     loaded = FeatureSpace.load(tmp_path / "space")
+    loaded.follow(Interactions.from_dataset(dataset, loaded, None))
     histories = Ragged.from_rows([[1, 2], [3]])
     for one, other in (
         (space.query_inputs(np.array([1, 2]), histories), loaded.query_inputs(np.array([1, 2]), histories)),
@@ -143,6 +146,7 @@ def test_hashed_features_need_no_vocabulary(make_dataset):
     dataset, _ = make_dataset()
     split = Split.by_share(dataset, 0.2, 0.2)
     space = FeatureSpace.fit(dataset, split, InputsConfig(format="simulated", hashed={"item_id": 7, "tags": 3}))
+    space.follow(Interactions.from_dataset(dataset, space, None))
     assert space.item_features["item_id"].vocabulary_size == 8
     assert space.item_features["item_tags"].vocabulary_size == 4
     ids = space.item_inputs(np.arange(len(space.items)), 0)["item_id"]

@@ -43,7 +43,9 @@ def test_lists_come_as_asked(opened):
 def test_a_ranking_batch_is_whole_lists(opened):
     dataset, split, space, _ = opened
     lists = PeriodLists(dataset, space, 0, split.train_end)
-    histories = Histories(Interactions.from_dataset(dataset, space, None))
+    positives = Interactions.from_dataset(dataset, space, None)
+    space.follow(positives)
+    histories = Histories(positives)
     batches = ranking_batches(space, lists, histories, 10, rows_per_batch=100, seed=1)
     total = 0
     for batch in batches.iterate(0):

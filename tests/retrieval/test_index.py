@@ -85,12 +85,6 @@ class TestTree:
         assert less.facts.leaves_to_search < tree.facts.leaves_to_search
         assert less.facts.recall >= 0.5
 
-    def test_the_same_seed_builds_the_same_index(self, vectors, queries, tree):
-        again = Index.build(vectors, TREE, seed=0, queries=queries)
-        assert again.facts == tree.facts
-        for first, second in zip(again.search(queries, 100), tree.search(queries, 100), strict=True):
-            np.testing.assert_array_equal(first, second)
-
     def test_more_than_the_searched_leaves_hold_is_filled_up(self, tree, vectors, queries):
         positions, scores = tree.search(queries, len(vectors) + 5)
         for row, values in zip(positions, scores, strict=True):
