@@ -79,7 +79,7 @@ class SGD(SparseOptimizer):
         raise AssertionError("SGD has no slot")
 
     def update(self, table, slots, ids, gradient, rate) -> None:
-        table.scatter_sub(tf.IndexedSlices(rate * gradient, ids))
+        subtract(table, ids, rate * gradient)
 
 
 class Adagrad(SparseOptimizer):
@@ -93,7 +93,7 @@ class Adagrad(SparseOptimizer):
     def update(self, table, slots, ids, gradient, rate) -> None:
         accumulated = tf.gather(slots["accumulator"], ids) + tf.square(gradient)
         slots["accumulator"].scatter_update(tf.IndexedSlices(accumulated, ids))
-        table.scatter_sub(tf.IndexedSlices(rate * gradient * tf.math.rsqrt(accumulated + EPSILON), ids))
+        subtract(table, ids, rate * gradient * tf.math.rsqrt(accumulated + EPSILON))
 
 
 class RowWiseAdagrad(SparseOptimizer):
@@ -109,7 +109,13 @@ class RowWiseAdagrad(SparseOptimizer):
         accumulated = tf.gather(slots["accumulator"], ids) + tf.reduce_mean(tf.square(gradient), axis=1)
         slots["accumulator"].scatter_update(tf.IndexedSlices(accumulated, ids))
         scale = rate * tf.math.rsqrt(accumulated + EPSILON)
-        table.scatter_sub(tf.IndexedSlices(gradient * scale[:, tf.newaxis], ids))
+        subtract(table, ids, gradient * scale[:, tf.newaxis])
+
+
+def subtract(table: tf.Variable, ids: tf.Tensor, step: tf.Tensor) -> None:
+    """table[ids] -= step, for distinct ids: the same numbers as `scatter_sub`, whose CPU kernel adds on one thread (80 ms
+    against 12 ms for `scatter_update` alone, on 2 cores)."""
+    table.scatter_update(tf.IndexedSlices(tf.gather(table, ids) - step, ids))
 
 
 def optimizer_from(document: Mapping[str, Any]) -> SparseOptimizer:

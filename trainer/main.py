@@ -17,6 +17,8 @@ from trainer.data_commands import data
 # typer re-exports of click only this subclass: every mistake in a command's words derives from its second base
 UsageError: type[Any] = typer.BadParameter.__mro__[2]
 
+INTERRUPTED = 130
+
 app = typer.Typer(
     help="Train the embeddings of a recommender and turn them into the funnel that serves it.",
     no_args_is_help=True,
@@ -150,6 +152,8 @@ def exit_code_of(command: Callable[[], Any]) -> int:
     """The exit code of a command, its failure told in words on stderr."""
     try:
         code = command()
+        if code == INTERRUPTED:  # typer turns Ctrl-C into this code, in silence
+            raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except UserError as error:
         say_error(error)
@@ -159,7 +163,7 @@ def exit_code_of(command: Callable[[], Any]) -> int:
         return 2
     except (KeyboardInterrupt, EOFError, typer.Abort):
         say("stopped; nothing half-written is left. Run the same command again to go on.")
-        return 130
+        return INTERRUPTED
     except MemoryError:
         say("error: this machine's memory is not enough for the job.\nLower batch sizes, dims or the data's size.")
         return 2

@@ -50,7 +50,7 @@ class Index:
     def build(cls, vectors: np.ndarray, config: IndexConfig, seed: int, queries: np.ndarray | None = None) -> Index:
         """Builds an index over `vectors` [N, D] float32, tuned on `queries` [Q, D] (default: a sample of the vectors).
 
-        `seed` draws the sample that recall is measured on. ScaNN's own k-means takes no seed and is not reproducible:
+        `seed` draws the sample that recall is measured on. The k-means of ScaNN's tree is not reproducible (1.4.2):
         two trees over the same vectors may differ in what they find beyond the target.
 
         Raises:

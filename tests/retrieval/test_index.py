@@ -45,10 +45,12 @@ def exact(vectors):
 
 class TestExact:
     def test_small_catalogues_are_searched_whole(self, exact, vectors, queries):
-        assert exact.facts.kind == "exact" and exact.facts.recall == 1.0
+        assert exact.facts.kind == "exact"
+        assert exact.facts.recall == 1.0
         positions, scores = exact.search(queries, 30)
         wanted, best = exact_search(vectors, queries, 30)
-        assert positions.dtype == np.int64 and scores.dtype == np.float32
+        assert positions.dtype == np.int64
+        assert scores.dtype == np.float32
         np.testing.assert_array_equal(positions, wanted)
         np.testing.assert_allclose(scores, best, rtol=1e-5)
 
@@ -61,13 +63,16 @@ class TestExact:
     def test_what_is_missing_is_minus_one_and_minus_infinity(self):
         positions, scores = Index.build(clustered(5), IndexConfig(), seed=0).search(clustered(3, seed=2), 8)
         assert positions.shape == scores.shape == (3, 8)
-        assert (np.sort(positions[:, :5], axis=1) == np.arange(5)).all() and np.isfinite(scores[:, :5]).all()
-        assert (positions[:, 5:] == -1).all() and (scores[:, 5:] == -np.inf).all()
+        assert (np.sort(positions[:, :5], axis=1) == np.arange(5)).all()
+        assert np.isfinite(scores[:, :5]).all()
+        assert (positions[:, 5:] == -1).all()
+        assert (scores[:, 5:] == -np.inf).all()
 
 
 class TestTree:
     def test_recall_reaches_the_target_and_is_what_the_facts_say(self, tree, vectors, queries):
-        assert tree.facts.kind == "tree_ah" and 1 <= tree.facts.leaves_to_search <= tree.facts.leaves
+        assert tree.facts.kind == "tree_ah"
+        assert 1 <= tree.facts.leaves_to_search <= tree.facts.leaves
         wanted, _ = exact_search(vectors, queries, 100)
         measured = recall_of(tree.search(queries, 100)[0], wanted)
         assert measured >= TREE.target_recall
@@ -89,8 +94,11 @@ class TestTree:
         positions, scores = tree.search(queries, len(vectors) + 5)
         for row, values in zip(positions, scores, strict=True):
             found = int((row >= 0).sum())
-            assert 0 < found <= len(vectors) and (row[found:] == -1).all() and (values[found:] == -np.inf).all()
-            assert len(set(row[:found].tolist())) == found and np.isfinite(values[:found]).all()
+            assert 0 < found <= len(vectors)
+            assert (row[found:] == -1).all()
+            assert (values[found:] == -np.inf).all()
+            assert len(set(row[:found].tolist())) == found
+            assert np.isfinite(values[:found]).all()
 
     def test_an_answer_short_of_neighbours_does_not_count_as_finding_item_0(self):
         """Leaves of about 10 hold far fewer than the 100 asked for; recall must not profit from the filling."""
@@ -129,7 +137,8 @@ class TestExcluding:
         first = exact.search(queries[:2], 1)[0]
         rows = [[], first[1].tolist()]
         positions, _ = exact.search_excluding(queries[:2], 1, Ragged.from_rows(rows))
-        assert positions[0] == first[0] and positions[1] != first[1]
+        assert positions[0] == first[0]
+        assert positions[1] != first[1]
 
 
 class TestOnDisk:
@@ -161,7 +170,8 @@ class TestOnDisk:
                     part.write_bytes(damaged)
                 with pytest.raises(UserError, match="missing or damaged") as caught:
                     Index.load(tmp_path / "index")
-                assert str(part) in caught.value.message and caught.value.remedy
+                assert str(part) in caught.value.message
+                assert caught.value.remedy
                 part.write_bytes(content)
         Index.load(tmp_path / "index")
 

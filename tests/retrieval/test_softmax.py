@@ -72,4 +72,5 @@ def test_a_popular_negative_is_pushed_down_less_than_a_rare_one():
         log_q = tf.math.log(tf.constant([0.1, 0.8, 0.1]))
         loss = in_batch_softmax(tf.constant(queries, tf.float32), moved, items, log_q)
     gradient = tape.gradient(loss, moved).numpy()[:, 0]
-    assert gradient[1] < gradient[0] and np.isclose(gradient[0], gradient[2])
+    assert gradient[1] < gradient[0]
+    assert np.isclose(gradient[0], gradient[2])

@@ -1,5 +1,7 @@
 """The two-tower model: made whole by its seed, the same at the same step, and able to learn."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -54,7 +56,8 @@ class TestTower:
         served, first = tower(inputs), tower(inputs, step=step_of(1))
         np.testing.assert_array_equal(served, tower(inputs))
         np.testing.assert_array_equal(first, tower(inputs, step=step_of(1)))
-        assert not np.allclose(first, served) and not np.allclose(first, tower(inputs, step=step_of(2)))
+        assert not np.allclose(first, served)
+        assert not np.allclose(first, tower(inputs, step=step_of(2)))
 
     def test_inputs_stand_side_by_side_in_the_features_order(self, world):
         batch = to_tensors(world.items(np.arange(3)))
@@ -136,9 +139,11 @@ class TestVectors:
         model = two_tower(world)
         queries = model.embed_queries(to_tensors(world.queries(np.arange(7)))).numpy()
         items = model.embed_items(to_tensors(world.items(np.arange(9)))).numpy()
-        assert queries.shape == (7, 12) and items.shape == (9, 12)
+        assert queries.shape == (7, 12)
+        assert items.shape == (9, 12)
         assert queries.dtype == items.dtype == np.float32
-        assert (queries[:, -1] == 1).all() and len(np.unique(items[:, -1])) > 1
+        assert (queries[:, -1] == 1).all()
+        assert len(np.unique(items[:, -1])) > 1
 
     def test_a_row_does_not_depend_on_its_neighbours(self, world):
         model = two_tower(world)
@@ -151,7 +156,8 @@ class TestVectors:
         model = two_tower(world)
         some = model.embed_queries(to_tensors(world.queries(np.arange(3), np.array([0, 4, 0])))).numpy()
         none = model.embed_queries(to_tensors(world.queries(np.arange(3), np.zeros(3, np.int64)))).numpy()
-        assert some.shape == none.shape == (3, 12) and np.isfinite(some).all()
+        assert some.shape == none.shape == (3, 12)
+        assert np.isfinite(some).all()
         np.testing.assert_allclose(some[[0, 2]], none[[0, 2]], atol=1e-6)
         assert not np.allclose(some[1], none[1])
 
@@ -201,5 +207,6 @@ class TestTraining:
 def test_the_learning_rate_falls_to_nothing():
     rate = falling(0.4, 10)
     values = [float(rate(step)) for step in range(11)]
-    assert values[0] == pytest.approx(0.4) and values[-1] == pytest.approx(0, abs=1e-7)
-    assert all(after < before for before, after in zip(values, values[1:], strict=False))
+    assert values[0] == pytest.approx(0.4)
+    assert values[-1] == pytest.approx(0, abs=1e-7)
+    assert all(after < before for before, after in itertools.pairwise(values))

@@ -49,7 +49,8 @@ def test_vectors_are_the_models_whatever_the_block(log, model, queries, monkeypa
 
 def test_scores_are_inner_products_with_the_candidates_of_the_querys_day(log, model, queries):
     scores = TwoTowerScorer(Vectors(model, log.space)).scores(queries)
-    assert scores.shape == (5, 40) and scores.dtype == np.float32
+    assert scores.shape == (5, 40)
+    assert scores.dtype == np.float32
     asked = model.embed_queries(to_tensors(log.space.query_inputs(queries.users, queries.histories))).numpy()
     for row, time in enumerate(queries.times):
         midnight = int(time) // DAY * DAY

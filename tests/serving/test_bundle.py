@@ -164,7 +164,8 @@ class TestDamage:
         assert f"{tmp_path / 'nowhere'}: no such folder" in refused(tmp_path / "nowhere").message
         (copy / "bundle.json").unlink()
         error = refused(copy)
-        assert f"{copy}: no exported bundle" in error.message and "headrace" in error.remedy
+        assert f"{copy}: no exported bundle" in error.message
+        assert "headrace" in error.remedy
 
     @pytest.mark.parametrize("content", ["", "{", "[]", "{}", json.dumps({"format": 99}), json.dumps({"format": 1})])
     def test_a_manifest_that_is_none(self, copy, content):

@@ -36,7 +36,8 @@ class TestRules:
         before = funnel.recommend(known_user, size=7)
         blocked = shown(before)[:3]
         after = funnel.recommend(known_user, blocked_items=[blocked[0], str(blocked[1]), blocked[2]])
-        assert len(after.items) == 7 and not set(shown(after)) & set(blocked)
+        assert len(after.items) == 7
+        assert not set(shown(after)) & set(blocked)
         assert after.left_out["blocked"] == 3
 
     def test_an_item_blocked_twice_counts_once(self, funnel, known_user):
@@ -52,7 +53,8 @@ class TestRules:
 
     def test_nothing_left_is_an_empty_slate(self, funnel, served, known_user):
         answer = funnel.recommend(known_user, blocked_items=served.space.items.ids.to_pylist())
-        assert answer.items == [] and [stage.items for stage in answer.stages] == [1, 0, 0, 0]
+        assert answer.items == []
+        assert [stage.items for stage in answer.stages] == [1, 0, 0, 0]
 
     def test_left_out_counts_what_was_seen(self, funnel, served, known_user):
         assert funnel.recommend(known_user).left_out["seen"] == len(seen_by(served, known_user)) > 0
@@ -139,7 +141,9 @@ class TestWhoAsks:
 
     def test_a_newcomer_gets_a_slate_and_has_no_history(self, funnel):
         answer = funnel.recommend(None)
-        assert answer.user is None and answer.history == [] and len(answer.items) == 7
+        assert answer.user is None
+        assert answer.history == []
+        assert len(answer.items) == 7
         assert answer.left_out["seen"] == 0
 
     def test_the_history_shown_is_the_latest(self, funnel, served, known_user):
@@ -151,7 +155,8 @@ class TestWhoAsks:
     def test_an_unknown_user_is_told(self, funnel, user):
         with pytest.raises(UserError) as caught:
             funnel.recommend(user)
-        assert repr(user) in caught.value.message and "not in the log" in caught.value.message
+        assert repr(user) in caught.value.message
+        assert "not in the log" in caught.value.message
         assert "newcomer" in caught.value.remedy
 
     def test_an_unknown_blocked_item_is_told(self, funnel, known_user):

@@ -74,3 +74,12 @@ def tools():
     from types import SimpleNamespace
 
     return SimpleNamespace(command=command, start=start, kill_when=kill_when)
+
+
+@pytest.fixture(scope="session")
+def finished_run(job_file, tmp_path_factory) -> Path:
+    """The run directory of the small job, every stage done. Tests that change it copy it first."""
+    run = tmp_path_factory.mktemp("finished") / "run"
+    done = command("run", job_file, "--run-dir", run)
+    assert done.returncode == 0, done.stderr
+    return run

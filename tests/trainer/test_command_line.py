@@ -1,0 +1,223 @@
+"""What a user gets wrong is answered in one message that names it: exit code 2, no traceback, nothing half-written."""
+
+import re
+import signal
+import socket
+
+import pytest
+import yaml
+
+from trainer.main import app, exit_code_of
+
+
+@pytest.fixture
+def headrace(capfd):
+    """Runs `headrace WORDS` in this process; returns (exit code, what was printed)."""
+
+    def run(*words: object) -> tuple[int, str]:
+        code = exit_code_of(lambda: app([str(word) for word in words], standalone_mode=False))
+        captured = capfd.readouterr()
+        assert "Traceback" not in captured.err
+        return code, captured.out + captured.err
+
+    return run
+
+
+@pytest.fixture
+def small(job_file, tmp_path):
+    """Writes the small job with some keys changed; returns its path."""
+
+    def write(**keys: object):
+        path = tmp_path / "job.yaml"
+        path.write_text(yaml.safe_dump({**yaml.safe_load(job_file.read_text()), **keys}))
+        return path
+
+    return write
+
+
+def test_a_misspelt_key_suggests_the_nearest(headrace, small):
+    code, said = headrace("run", small(retrieval={"epoch": 3}))
+    assert code == 2
+    assert "retrieval.epoch: unknown key; did you mean 'epochs'?" in said
+
+
+def test_every_problem_of_a_job_is_named_at_once(headrace, tmp_path):
+    path = tmp_path / "job.yaml"
+    path.write_text("name: 'has space'\nranking: {epochs: many}\n")
+    code, said = headrace("run", path)
+    assert code == 2
+    assert "3 problems" in said
+    assert "inputs: this key is missing" in said
+    assert re.search(r"ranking.epochs: .*valid integer.* \(found 'many'\)", said)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("retrieval.epochs", "wanted KEY=VALUE"),
+        ("name.first=x", "'name' holds a value, not keys"),
+        ("retrieval.epochs=[1", "is not valid YAML"),
+        ("training.strategy=horovod", "training.strategy: Input should be 'single'"),
+        ("inputs.format=csv", "inputs.format: Input should be 'simulated', 'movielens', 'recbole' or 'columns'"),
+    ],
+)
+def test_a_bad_override_is_named(headrace, small, override, message):
+    code, said = headrace("run", small(), "--set", override)
+    assert code == 2
+    assert message in said
+
+
+def test_a_missing_job_file_names_its_nearest_sibling(headrace, small):
+    small()
+    code, said = headrace("run", small().with_name("jobb.yaml"))
+    assert code == 2
+    assert "no such job file" in said
+    assert "job.yaml'?" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("a: [1", "not valid YAML"), ("- 1", "a job is a mapping"), ("", "mapping")]
+)
+def test_a_file_that_is_no_job(headrace, tmp_path, text, message):
+    path = tmp_path / "x.yaml"
+    path.write_text(text)
+    code, said = headrace("run", path)
+    assert code == 2
+    assert message in said
+
+
+def _movielens(tmp_path, row):
+    log = tmp_path / "ml"
+    log.mkdir()
+    (log / "ratings.csv").write_text(f"userId,movieId,rating,timestamp\n1,10,4,100\n{row}\n2,10,3,200\n")
+    return {"format": "movielens", "path": str(log)}
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("1,20,nan,150", "ratings.csv: row 3: rating is 'nan': a label must not be NaN"),
+        ("-1,20,4,150", "ratings.csv: row 3: user_id is '-1': an id must not be negative"),
+        ("1,20,4", "ratings.csv: row 3: 3 columns, 4 are wanted"),
+    ],
+)
+def test_a_bad_row_leaves_nothing_half_written_and_its_remedy_works(headrace, small, tmp_path, row, message):
+    job, run = small(inputs=_movielens(tmp_path, row)), tmp_path / "run"
+    code, said = headrace("data", "prepare", job, "--run-dir", run)
+    assert code == 2
+    assert message in said
+    assert sorted(entry.name for entry in run.iterdir()) == [".lock", "config.yaml"]
+    shares = ["--set", "inputs.split={validation: 0.4, test: 0.4}"]
+    code, said = headrace("data", "prepare", job, "--run-dir", run, "--set", "inputs.on_bad_row=drop", *shares)
+    assert "made by another job" not in said
+    assert "cannot be split by time" in said, "two rows are too few, which is the next thing to be told"
+
+
+def test_a_missing_log_is_named(headrace, small, tmp_path):
+    job = small(inputs={"format": "movielens", "path": str(tmp_path / "nowhere")})
+    code, said = headrace("run", job, "--run-dir", tmp_path / "run")
+    assert code == 2
+    assert "nowhere: no such file or folder" in said
+
+
+def test_a_run_directory_of_another_job_is_refused(headrace, small, finished_run):
+    code, said = headrace("run", small(), "--set", "seed=7", "--run-dir", finished_run)
+    assert code == 2
+    assert "made by another job (seed: 0 there, 7 here)" in said
+
+
+def test_a_folder_that_is_no_run_directory_is_refused(headrace, small, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("dear")
+    code, said = headrace("run", small(), "--run-dir", tmp_path / "mine")
+    assert code == 2
+    assert "exists and is not a run directory" in said
+
+
+def test_a_stage_before_its_turn_says_what_to_run(headrace, job_file, tmp_path):
+    code, said = headrace("train", "retrieval", job_file, "--run-dir", tmp_path / "run")
+    assert code == 2
+    assert "the stage 'data' is not done yet" in said
+    assert f"headrace run {job_file}" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--user", "nobody"], "user 'nobody' is not in the log"),
+        (["--newcomer", "--block", "99"], "blocked item '99' is not in the catalogue"),
+        ([], "whose slate?"),
+        (["--user", "1", "--size", "0"], "'--size': Input should be greater than or equal to 1"),
+    ],
+)
+def test_a_slate_that_cannot_be_given(headrace, finished_run, words, message):
+    code, said = headrace("recommend", "--run", finished_run, *words)
+    assert code == 2
+    assert message in said
+
+
+def test_a_run_without_a_bundle(headrace, tmp_path):
+    code, said = headrace("recommend", "--run", tmp_path / "nowhere", "--newcomer")
+    assert code == 2
+    assert "nowhere: no such folder" in said
+
+
+def test_a_port_in_use(headrace, finished_run):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        code, said = headrace("serve", "--run", finished_run, "--port", taken.getsockname()[1])
+    assert code == 2
+    assert "cannot listen there" in said
+
+
+def test_a_world_is_never_written_over_a_folder_and_options_are_checked(headrace, tmp_path):
+    code, said = headrace("data", "simulate", "--out", tmp_path)
+    assert code == 2
+    assert "exists already" in said
+    code, said = headrace("data", "simulate", "--out", tmp_path / "w", "--users", 0)
+    assert code == 2
+    assert "--users: Input should be greater than or equal to 1" in said
+
+
+def test_a_full_disk_is_said_as_one(job_file, headrace, tmp_path, monkeypatch):
+    import errno
+    import os
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    code, said = headrace("data", "prepare", job_file, "--run-dir", tmp_path / "run")
+    assert code == 2
+    assert "the disk is full" in said
+    assert not list((tmp_path / "run").glob(".*.partial"))
+
+
+def test_ctrl_c_stops_in_words_and_the_same_command_goes_on(job_file, tools, tmp_path):
+    run = tmp_path / "run"
+    assert tools.command("data", "prepare", job_file, "--run-dir", run).returncode == 0
+    process = tools.start("train", "retrieval", job_file, "--run-dir", run)
+    tools.kill_when(process, lambda: any((run / "checkpoints" / "retrieval").glob("step-*")), signal.SIGINT)
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 130
+    assert "stopped; nothing half-written is left" in said
+    assert "Traceback" not in said
+    assert not list(run.rglob("*.partial"))
+    done = tools.command("train", "retrieval", job_file, "--run-dir", run)
+    assert done.returncode == 0, done.stderr
+    assert "going on from step" in done.stderr
+
+
+def test_two_processes_do_not_share_a_run_directory(job_file, headrace, tmp_path):
+    import fcntl
+
+    run = tmp_path / "run"
+    run.mkdir()
+    with (run / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        (run / ".lock").touch()
+        (run / "config.yaml").write_text("{}")
+        code, said = headrace("data", "prepare", job_file, "--run-dir", run)
+    assert code == 2
+    assert "another headrace process is working in this run directory" in said
