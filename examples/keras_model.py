@@ -56,7 +56,7 @@ def main() -> None:
     train, test = data.take(USERS).batch(128), data.skip(USERS).batch(512)
     model = ClickModel()
     model.compile("adam", "binary_crossentropy", metrics=[keras.metrics.AUC(name="auc")])
-    model.fit(train, epochs=5, verbose=2)
+    model.fit(train, epochs=10, verbose=2)
     auc = model.evaluate(test, return_dict=True, verbose=0)["auc"]
     print(f"AUC on {USERS:,} impressions kept aside: {auc:.3f} (0.5 is chance, 0.9 the most there is to know)")
 
