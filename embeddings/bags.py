@@ -24,10 +24,12 @@ class Bags:
 def bags_of(name: str, value: Any, feature: FeatureConfig) -> Bags:
     """The bags of one feature's input.
 
-    value: ids [B], [B, L], RaggedTensor or SparseTensor of any integer dtype, or a pair (ids, weights).
+    value: ids [B], [B, L], RaggedTensor or SparseTensor (row by row) of any integer dtype, or a pair (ids, weights) of
+    one form and shape.
 
     Raises:
       TypeError, ValueError: ids are not integers, or the shape is none of these.
+      tf.errors.InvalidArgumentError: weights do not have the ids' shape.
     """
     weights = None
     if isinstance(value, tuple) and len(value) == 2 and not isinstance(value, tf.SparseTensor):
@@ -89,14 +91,19 @@ def _flat_weights(name: str, weights: Any, ids: Any) -> tf.Tensor | None:
         return None
     if isinstance(ids, tf.RaggedTensor | tf.SparseTensor) and not isinstance(weights, type(ids)):
         raise ValueError(f"feature '{name}': weights come in the same form as the ids, a {type(ids).__name__}")
-    flat = (
-        weights.values
-        if isinstance(weights, tf.RaggedTensor | tf.SparseTensor)
-        else tf.reshape(tf.convert_to_tensor(weights), [-1])
-    )
-    count = ids.values if isinstance(ids, tf.RaggedTensor | tf.SparseTensor) else ids
-    tf.debugging.assert_equal(tf.size(flat), tf.size(count), f"feature '{name}': as many weights as ids are wanted")
-    return tf.cast(flat, tf.float32)
+    if isinstance(ids, tf.RaggedTensor):
+        flat, shapes = weights.flat_values, (weights.row_splits, ids.row_splits)
+    elif isinstance(ids, tf.SparseTensor):
+        flat, shapes = weights.values, (weights.indices, ids.indices)
+    else:
+        weights = tf.convert_to_tensor(weights)
+        flat, shapes = tf.reshape(weights, [-1]), (tf.shape(weights), tf.shape(ids))
+    theirs, ours = (tf.cast(shape, tf.int64) for shape in shapes)
+    same = tf.reduce_all(tf.equal(tf.shape(theirs), tf.shape(ours)))
+    same = tf.cond(same, lambda: tf.reduce_all(tf.equal(theirs, ours)), lambda: False)
+    message = f"feature {name}: weights of the same shape as the ids are wanted, one for each id; these shapes differ:"
+    with tf.control_dependencies([tf.debugging.Assert(same, [message, theirs, ours], summarize=8)]):
+        return tf.cast(flat, tf.float32)
 
 
 def _restored(vectors: tf.Tensor, like: Any) -> Any:

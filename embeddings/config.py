@@ -8,6 +8,7 @@ from typing import Any, Literal
 from embeddings.optimizers import RowWiseAdagrad, SparseOptimizer, optimizer_from
 
 Combiner = Literal["sum", "mean", "sqrtn"]
+KERAS_SCALE = 0.05
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class TableConfig:
 
     name: unique in a layer. vocabulary_size: ids are 0..vocabulary_size-1. dim: floats in a row. optimizer: applied to
     this table in the backward pass. seed: row id's initial value at a column is a function of (seed, name, id, column)
-    alone. initializer_scale: initial values are uniform in [-scale, scale) (default 0.05, as Keras' Embedding).
+    alone. initializer_scale: initial values are uniform in [-scale, scale); None is 0.05, as Keras' Embedding has it.
     """
 
     name: str
@@ -24,7 +25,7 @@ class TableConfig:
     dim: int
     optimizer: SparseOptimizer = RowWiseAdagrad()  # noqa: RUF009 - frozen, so it may be shared
     seed: int = 0
-    initializer_scale: float = 0.05
+    initializer_scale: float | None = None
 
     def __post_init__(self) -> None:
         if self.vocabulary_size < 1 or self.dim < 1:
@@ -34,8 +35,15 @@ class TableConfig:
                 f"table '{self.name}': optimizer is {type(self.optimizer).__name__}; a table takes one of embeddings' "
                 "own (SGD, Adagrad, RowWiseAdagrad), which it applies in the backward pass"
             )
-        if self.initializer_scale < 0:
+        if self.initializer_scale is not None and self.initializer_scale < 0:
             raise ValueError(f"table '{self.name}': initializer_scale is not negative")
+        if not -(2**63) <= self.seed < 2**63:
+            raise ValueError(f"table '{self.name}': seed fits in 64 bits")
+
+    @property
+    def scale(self) -> float:
+        """Initial values are uniform in [-scale, scale)."""
+        return KERAS_SCALE if self.initializer_scale is None else self.initializer_scale
 
     def document(self) -> dict[str, Any]:
         """As plain types, for a Keras config."""

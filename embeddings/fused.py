@@ -37,8 +37,10 @@ class FusedUpdate:
         self._version = _counter("version")  # backward passes made
         self._awaiting = tf.Variable(False, trainable=False, name="awaiting")
         self.variables = [self._version, self._awaiting]
+        self.transient: dict[str, tf.Variable] = {}  # of no worth after a step
         if scaled:
             self._waiting = _Waiting(tables)
+            self.transient = self._waiting.variables
 
     def lookup(
         self, trap: tf.Variable, ids: Mapping[str, tf.Tensor], training: bool
@@ -100,6 +102,13 @@ class _Waiting:
         self._ids = {name: _growing(tf.zeros((0,), tf.int64)) for name in tables}
         self._gradients = {name: _growing(tf.zeros((0, table.config.dim))) for name, table in tables.items()}
         self._skipped = _counter("skipped")
+
+    @property
+    def variables(self) -> dict[str, tf.Variable]:
+        """By a name of their own."""
+        kinds = {"present": self._present, "ids": self._ids, "gradients": self._gradients}
+        each = {f"{kind}/{name}": held for kind, of_table in kinds.items() for name, held in of_table.items()}
+        return {**each, "skipped": self._skipped}
 
     def keep(self, gradients: Mapping[str, tuple[tf.Tensor, tf.Tensor]]) -> tf.Tensor:
         """Replaces what is there; returns whether all of it is finite."""

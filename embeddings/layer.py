@@ -25,7 +25,9 @@ class ShardedEmbedding(keras.layers.Layer):
     gradient is asked. A plain call changes nothing. Call the layer once a step, with all features.
 
     Under the policy "mixed_float16" tables and updates stay float32; the update waits until Keras' LossScaleOptimizer
-    has decided that the step counts. The total loss must then include `model.losses`, as `fit` does.
+    has decided that the step counts. The total loss must then include `model.losses`, unscaled, as `fit` does, and an
+    optimizer of Keras, scaling or not, must apply the trap's gradient. Set the policy before the layer is made: a
+    LossScaleOptimizer without it scales the tables' gradients too, and the layer cannot know.
 
     Raises:
       ValueError: two different tables have one name, or an input is not a feature. RuntimeError: built under a strategy
@@ -44,7 +46,9 @@ class ShardedEmbedding(keras.layers.Layer):
             for table, held in self._tables.items()
             for name, variable in held.variables.items()
         }
-        scaled = self.dtype_policy.name == "mixed_float16"
+        # A layer kept in float32 inside a mixed_float16 model sees scaled gradients just the same.
+        policies = {self.dtype_policy.name, keras.mixed_precision.global_policy().name}
+        scaled = "mixed_float16" in policies
         self._fused = FusedUpdate(self._tables, scaled)
         self._step_variables = self._fused.variables
         self.gradient_trap = self.add_weight(
@@ -100,19 +104,27 @@ class ShardedEmbedding(keras.layers.Layer):
         return self._tables[name].rows
 
     def get_config(self) -> dict[str, Any]:
+        tables = [feature.table.document() for feature in self.features.values()]
         features = {
-            name: {"table": feature.table.document(), "combiner": feature.combiner}
-            for name, feature in self.features.items()
+            name: {"table": feature.table.name, "combiner": feature.combiner} for name, feature in self.features.items()
         }
-        return {**super().get_config(), "features": features}
+        by_name = {table["name"]: table for table in tables}
+        return {**super().get_config(), "tables": list(by_name.values()), "features": features}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> ShardedEmbedding:
+        options = dict(config)
+        tables = {document["name"]: TableConfig.from_document(document) for document in options.pop("tables")}
         features = {
-            name: FeatureConfig(TableConfig.from_document(entry["table"]), entry["combiner"])
-            for name, entry in config["features"].items()
+            name: FeatureConfig(tables[entry["table"]], entry["combiner"])
+            for name, entry in options.pop("features").items()
         }
-        return cls(**{**config, "features": features})
+        return cls(features, **options)
+
+    def _trackable_children(self, save_type: str = "checkpoint", **options: Any) -> dict[str, Any]:
+        """A SavedModel holds the backward pass too, and must then hold what that writes to; a checkpoint need not."""
+        children = super()._trackable_children(save_type, **options)
+        return {**children, **self._fused.transient} if save_type == "savedmodel" else children
 
 
 def _tables_of(features: Mapping[str, FeatureConfig]) -> list[TableConfig]:

@@ -12,15 +12,16 @@ from foundation.tf import keras, tf
 EPSILON = 1e-7  # under the root, as Keras has it
 INITIAL_ACCUMULATOR = 0.1  # as Keras has it
 
-LearningRate = Any  # a float, or a keras LearningRateSchedule over the table's updates
+LearningRate = Any  # a float, or a callable of the number of updates made, such as a keras LearningRateSchedule
 
 
 @dataclass(frozen=True)
 class SparseOptimizer(ABC):
     """Applies summed gradients of distinct rows to a table.
 
-    learning_rate: a float, or a keras.optimizers.schedules.LearningRateSchedule, asked with the number of updates made.
-    clipnorm: the largest norm that a table's whole gradient keeps. clipvalue: the largest magnitude of any element.
+    learning_rate: a float, a keras.optimizers.schedules.LearningRateSchedule, or another callable of the number of
+    updates made ([] int64). clipnorm: the largest norm that a table's whole gradient, summed over its features, keeps.
+    clipvalue: the largest magnitude of any element. Clipping by the model's Keras optimizer does not reach the tables.
     """
 
     learning_rate: LearningRate = 0.01
@@ -83,7 +84,12 @@ class SGD(SparseOptimizer):
 
 
 class Adagrad(SparseOptimizer):
-    """accumulator += g^2; row -= rate * g / sqrt(accumulator + epsilon) (Duchi, Hazan and Singer, JMLR 2011)."""
+    """accumulator += g^2; row -= rate * g / sqrt(accumulator + epsilon) (Duchi, Hazan and Singer, JMLR 2011).
+
+    The fused kernel ResourceSparseApplyAdagradV2 adds its epsilon outside the root, unlike Keras, and gains little: at
+    8192 x 26 ids, dim 64, 1 M rows, on 2 cores, 158 ms against 199 for these ops with uniform ids, 19 against 12 with
+    skewed ones.
+    """
 
     slots = {"accumulator": INITIAL_ACCUMULATOR}
 

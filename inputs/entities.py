@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -51,7 +52,7 @@ class Entities:
         if not pa.types.is_integer(self.ids.type):
             return pa.array([str(raw) for raw in raw_ids], pa.string())
         texts = (str(raw).strip() for raw in raw_ids)
-        numbers = (int(text) if text.lstrip("-").isdecimal() else None for text in texts)
+        numbers = (int(text) if re.fullmatch(r"-?[0-9]{1,19}", text) else None for text in texts)
         return pa.array([n if n is not None and abs(n) < 2**63 else None for n in numbers], pa.int64())
 
     def raw_ids(self, positions: np.ndarray) -> list:

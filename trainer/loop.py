@@ -116,6 +116,9 @@ def _epoch(
 ) -> Iterator[tuple[int, dict[str, float]]]:
     """Trains the rest of the epoch; yields (steps taken, mean losses) after each call."""
     left = len(training.batches) - position.batch
+    if not left:  # killed between an epoch's last batch and its validation
+        position.epoch, position.batch = position.epoch + 1, 0
+        return
     source = training.batches.iterate(position.epoch, position.batch)
     try:
         batches = feed(source)

@@ -46,6 +46,8 @@ def _interval(interval: dict[str, float | None] | None) -> str:
     return f"{interval['value']:.4f} [{interval['low']:.4f}, {interval['high']:.4f}]"
 
 
-def _lead(interval: dict[str, float]) -> str:
+def _lead(interval: dict[str, float | None]) -> str:
+    if interval["value"] is None or interval["low"] is None or interval["high"] is None:
+        return "not measured"  # one test user makes no interval
     verdict = "ahead" if interval["low"] > 0 else "behind" if interval["high"] < 0 else "no difference shown"
     return f"{interval['value']:+.4f} [{interval['low']:+.4f}, {interval['high']:+.4f}], {verdict}"

@@ -35,9 +35,7 @@ class StaticTable:
         step = max(_BYTES_PER_CHUNK // (8 * config.dim), 1)
         for start in range(0, config.vocabulary_size, step):
             ids = tf.range(start, min(start + step, config.vocabulary_size), dtype=tf.int64)
-            self.rows.scatter_update(
-                tf.IndexedSlices(initial_rows(ids, config.dim, key, config.initializer_scale), ids)
-            )
+            self.rows.scatter_update(tf.IndexedSlices(initial_rows(ids, config.dim, key, config.scale), ids))
 
     @property
     def variables(self) -> dict[str, tf.Variable]:

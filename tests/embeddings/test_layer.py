@@ -278,3 +278,36 @@ def test_mixed_float16_without_the_loss_scale_is_an_error():
         loss = tf.reduce_sum(tf.cast(layer({"v": tf.constant([1])}, training=True)["v"], tf.float32))
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"add sum\(model.losses\)"):
         tape.gradient(loss, layer.trainable_variables)
+
+
+@pytest.mark.parametrize(
+    ("ids", "weights"),
+    [
+        (tf.ragged.constant([[1, 2], [3]]), tf.ragged.constant([[1.0], [2.0, 3.0]])),
+        (tf.sparse.from_dense([[1, 2], [3, 0]]), tf.sparse.from_dense([[1.0, 2.0], [0.0, 3.0]])),
+        (tf.constant([[1, 2]]), tf.constant([[1.0], [2.0]])),
+        (tf.constant([[1, 2]]), tf.constant([[1.0]])),
+    ],
+)
+def test_weights_of_another_shape_than_the_ids_are_an_error(ids, weights):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="feature v: weights of the same shape as the ids"):
+        _layer(v="mean")({"v": (ids, weights)})
+
+
+def test_a_config_holds_each_shared_table_once():
+    table = TableConfig("t", 5, 2, SGD(keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.9)))
+    layer = ShardedEmbedding({"a": FeatureConfig(table, "sum"), "b": FeatureConfig(table, None)})
+    copy = ShardedEmbedding.from_config(json.loads(json.dumps(layer.get_config())))
+    assert list(copy.tables) == ["t"]
+    assert [copy.features[name].combiner for name in ("a", "b")] == ["sum", None]
+    assert copy.get_config() == layer.get_config()
+
+
+def test_initial_values_are_in_the_range_of_keras_unless_told():
+    def largest(**options):
+        return abs(ShardedEmbedding({"a": FeatureConfig(TableConfig("t", 999, 8, **options))}).table("t").numpy()).max()
+
+    assert largest() == largest(initializer_scale=None) == pytest.approx(0.05, rel=1e-2)
+    assert largest(initializer_scale=0.0) == 0.0
+    with pytest.raises(ValueError, match="seed fits in 64 bits"):
+        TableConfig("t", 1, 1, seed=2**63)

@@ -49,7 +49,7 @@ def test_only_what_training_saw_has_an_id_of_its_own(fitted):
 
 def test_the_unknown_user_and_item(fitted):
     _, _, space, _ = fitted
-    assert space.users.position_of(["999999", "no number", "12345678901234567890"]).tolist() == [0, 0, 0]
+    assert space.users.position_of(["999999", "no number", "12345678901234567890", "--5"]).tolist() == [0, 0, 0, 0]
     assert space.items.position_of([999_999]).tolist() == [-1]
     inputs = space.query_inputs(np.array([0]), Ragged.from_rows([[]]))
     assert inputs["user_id"].tolist() == [0]
