@@ -120,7 +120,7 @@ class RowWiseAdagrad(SparseOptimizer):
 
 def subtract(table: tf.Variable, ids: tf.Tensor, step: tf.Tensor) -> None:
     """table[ids] -= step, for distinct ids: the same numbers as `scatter_sub`, whose CPU kernel adds on one thread
-    (80 ms against 12 ms for `scatter_update` alone, on 2 cores)."""
+    (gather and `scatter_update` took 60 ms against 71 on uniform ids, 4.4 against 9.3 on skewed ones, on 2 cores)."""
     table.scatter_update(tf.IndexedSlices(tf.gather(table, ids) - step, ids))
 
 
