@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -33,7 +34,7 @@ class Contender(Protocol):
         """Gives the memory of its tables back; it cannot be used afterwards."""
 
 
-class _TensorFlowStep:
+class _TensorFlowStep(ABC):
     """A compiled step of a Keras layer, with the gradient of its output given: no loss is timed."""
 
     def __init__(self, ids: np.ndarray, gradient: np.ndarray) -> None:
@@ -61,17 +62,21 @@ class _TensorFlowStep:
             vectors = self._lookup(ids, True)
         self._apply(tape.gradient(vectors, self._variables(), output_gradients=gradient))
 
+    @abstractmethod
     def _lookup(self, ids: tf.Tensor, training: bool) -> tf.Tensor:
-        raise NotImplementedError
+        """The vectors [B, F, dim] of ids [B, F]."""
 
+    @abstractmethod
     def _variables(self) -> list[tf.Variable]:
-        raise NotImplementedError
+        """What the gradient is asked for."""
 
+    @abstractmethod
     def _apply(self, gradients: list[Any]) -> None:
-        raise NotImplementedError
+        """Updates the table, unless the backward pass has."""
 
+    @abstractmethod
     def _owned(self) -> list[tf.Variable]:
-        raise NotImplementedError
+        """Every variable it holds, for `release`."""
 
 
 class HeadraceStep(_TensorFlowStep):

@@ -31,6 +31,11 @@ class EvaluationConfig(Config):
     recent_days: float = Field(7, gt=0, allow_inf_nan=False)
     item_knn_neighbours: int = Field(100, ge=1)
 
+    @property
+    def main_metric(self) -> str:
+        """What models are chosen and compared by."""
+        return f"ndcg@{self.cutoffs[0]}"
+
     @field_validator("cutoffs")
     @classmethod
     def _ascending(cls, cutoffs: tuple[int, ...]) -> tuple[int, ...]:

@@ -26,3 +26,8 @@ def nearest(name: str, options: Iterable[str]) -> str:
     if close:
         return f"did you mean '{close[0]}'?"
     return f"known: {', '.join(options)}" if options else "nothing is known here"
+
+
+def first_line(error: BaseException) -> str:
+    """What a library's error says in one line, for the reason in a message of ours."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -94,6 +95,15 @@ def sweep_partial(directory: str | os.PathLike[str]) -> list[Path]:
             entry.unlink(missing_ok=True)
         removed.append(entry)
     return removed
+
+
+def file_entry(path: Path) -> dict[str, Any]:
+    """A file's size in bytes and BLAKE2b digest, as a manifest holds them to tell a damaged file."""
+    digest = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as content:
+        while block := content.read(1 << 22):
+            digest.update(block)
+    return {"bytes": path.stat().st_size, "digest": digest.hexdigest()}
 
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:

@@ -127,6 +127,14 @@ def clean_numbers(
     return pa.array(values.astype(np.float32), mask=unknown), keep
 
 
+def lenient_numbers(column: pa.ChunkedArray, name: str, cleaner: Cleaner) -> pa.Array:
+    """Numbers of a feature; what is no number is unknown, and counted."""
+    lenient = Cleaner("drop", cleaner.file)
+    values, keep = clean_numbers(column, name, lenient, unknown_allowed=True)
+    cleaner.count(f"{name}: not a number, taken as unknown", int((~keep).sum()))
+    return pc.if_else(pa.array(keep), values, None)
+
+
 def drop_duplicates(events: pa.Table, cleaner: Cleaner) -> pa.Table:
     """Of rows alike in user, item and time, the first stays. `events` is sorted by time, then as the log had it."""
     order = np.arange(events.num_rows)

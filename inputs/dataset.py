@@ -19,8 +19,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from foundation.errors import UserError, nearest
-from foundation.files import atomic_directory, disk_errors, read_json
+from foundation.errors import UserError, first_line, nearest
+from foundation.files import atomic_directory, disk_errors, file_entry, read_json
 from inputs.schema import ITEM, LIST, TIME, USER, Feature, Schema
 
 MANIFEST = "dataset.json"
@@ -129,11 +129,7 @@ class DatasetWriter:
         self._enter_file(path)
 
     def _enter_file(self, path: Path) -> None:
-        digest = hashlib.blake2b(digest_size=16)
-        with path.open("rb") as content:
-            while block := content.read(1 << 22):
-                digest.update(block)
-        self._files[str(path.relative_to(self._root))] = {"bytes": path.stat().st_size, "digest": digest.hexdigest()}
+        self._files[str(path.relative_to(self._root))] = file_entry(path)
 
     def _commit(self) -> None:
         manifest = {
@@ -237,7 +233,7 @@ class Dataset:
             try:
                 return _open(group.file).read_row_group(group.index, columns=list(columns))
             except pa.ArrowException as error:
-                raise UserError(f"{group.file}: damaged ({_first_line(error)}).", "Make the dataset again.") from error
+                raise UserError(f"{group.file}: damaged ({first_line(error)}).", "Make the dataset again.") from error
 
     def scan(self, columns: Sequence[str]) -> Iterator[pa.Table]:
         """Every event, row group by row group."""
@@ -277,15 +273,11 @@ def _read(path: Path) -> pa.Table:
     try:
         return pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path}: cannot be read ({_first_line(error)}).", "Make the dataset again.") from error
+        raise UserError(f"{path}: cannot be read ({first_line(error)}).", "Make the dataset again.") from error
 
 
 def _open(path: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path}: cannot be read ({_first_line(error)}).", "Make the dataset again.") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"{path}: cannot be read ({first_line(error)}).", "Make the dataset again.") from error

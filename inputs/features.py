@@ -199,7 +199,7 @@ class FeatureSpace:
             "schema": self.schema.model_dump(mode="json"),
         }
         with atomic_directory(path) as folder:
-            np.savez(folder / "columns.npz", **arrays)  # type: ignore[arg-type]
+            np.savez(folder / "columns.npz", **arrays)  # type: ignore[arg-type] # numpy's types take any name for allow_pickle
             pq.write_table(self.users.table, folder / "users.parquet")
             pq.write_table(self.items.table, folder / "items.parquet")
             (folder / "space.json").write_text(json.dumps(document, indent=1))

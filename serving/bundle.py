@@ -7,20 +7,19 @@ import shutil
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from foundation.errors import UserError
+from foundation.errors import UserError, first_line
 from foundation.files import atomic_directory, read_json
 from foundation.tf import tf
 from inputs.features import FeatureSpace
 from inputs.histories import Histories
 from postranking.config import PostRankingConfig
 from ranking.ranker import Ranker
-from retrieval.index import Index
 from retrieval.two_tower import TwoTower
 from serving.config import FunnelConfig
 from serving.signatures import signature_of, unflatten
@@ -72,7 +71,6 @@ def export_bundle(
             "history_length": card.history_length,
             "funnel": card.funnel.model_dump(mode="json"),
             "postranking": card.postranking.model_dump(mode="json"),
-            "index": asdict(Index.load(index).facts),
         }
         (folder / MANIFEST).write_text(json.dumps(document, indent=2) + "\n")
 
@@ -102,9 +100,8 @@ def readable(part: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, EOFError, ValueError, LookupError, zipfile.BadZipFile, tf.errors.OpError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(
-            f"{part}: this part of the bundle is missing or damaged ({reason}).", "Export again."
+            f"{part}: this part of the bundle is missing or damaged ({first_line(error)}).", "Export again."
         ) from error
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from foundation.errors import UserError
+from foundation.tensors import to_tensors
 from foundation.tf import tf
 from inputs.entities import SECONDS_PER_DAY, UNKNOWN_TIME
 from inputs.features import FeatureSpace
@@ -110,7 +111,7 @@ class Funnel:
         blocked = np.empty(0, np.int64) if blocked is None else blocked
         with _timed(stages, "query"):
             inputs = self.space.query_inputs(np.array([user]), Ragged(history, np.array([0, len(history)])))
-            query_inputs = _tensors(flatten(inputs))
+            query_inputs = to_tensors(flatten(inputs))
             query = self._query_tower(**query_inputs)["query"].numpy()
         with _timed(stages, "retrieval") as done:
             excluded = np.unique(np.concatenate([seen if self.card.postranking.exclude_seen else seen[:0], blocked]))
@@ -139,7 +140,7 @@ class Funnel:
         """The ranker's predictions and value [C] for one list of items."""
         if not len(items):
             return {"value": np.empty(0, np.float32)}
-        item_inputs = _tensors(flatten(self.space.item_inputs(items, now)))
+        item_inputs = to_tensors(flatten(self.space.item_inputs(items, now)))
         splits = tf.constant([0, len(items)], tf.int64)
         outputs = self._ranker(**query_inputs, **item_inputs, list_row_splits=splits)
         return {name: values.numpy() for name, values in sorted(outputs.items())}
@@ -190,10 +191,6 @@ def _places(items: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     """Where each of `chosen` stands in `items`."""
     order = np.argsort(items)
     return order[np.searchsorted(items[order], chosen)] if len(items) else np.empty(0, np.int64)
-
-
-def _tensors(flat: dict[str, np.ndarray]) -> dict[str, tf.Tensor]:
-    return {name: tf.convert_to_tensor(value) for name, value in flat.items()}
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from foundation.errors import UserError
+from foundation.errors import UserError, first_line
 from foundation.files import atomic_directory, read_json, write_json
 from foundation.tf import tf
 
@@ -26,6 +26,11 @@ class Stored:
     def state(self) -> dict[str, Any]:
         """What was saved beside the variables (input position, early stopping, curves)."""
         return read_json(self.path / "state.json", "the checkpoint's state")["state"]
+
+
+def folder_of(directory: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return directory / f"step-{step:08d}"
 
 
 class CheckpointStore:
@@ -58,7 +63,7 @@ class CheckpointStore:
 
     def save(self, step: int, state: dict[str, Any], best_step: int | None) -> Stored:
         """Commits a checkpoint, then removes all but the last `keep` and the best one."""
-        path = self.directory / f"step-{step:08d}"
+        path = folder_of(self.directory, step)
         with atomic_directory(path) as temporary:
             try:
                 self.tracked.write(str(temporary / "variables"))
@@ -87,9 +92,8 @@ class CheckpointStore:
         try:
             self.tracked.read(str(stored.path / "variables")).assert_existing_objects_matched().expect_partial()
         except (tf.errors.OpError, AssertionError, ValueError) as error:
-            reason = str(error).splitlines()[0]
             raise UserError(
-                f"{stored.path}: this checkpoint does not fit the model ({reason}).",
+                f"{stored.path}: this checkpoint does not fit the model ({first_line(error)}).",
                 "It was made by another version or is damaged: train in a new run directory.",
             ) from error
         return stored.state
@@ -102,7 +106,7 @@ class CheckpointStore:
 
 def _write_failure(path: Path, error: tf.errors.OpError) -> Exception:
     """TensorFlow reports a full disk as an error of its own: say it as the disk does."""
-    reason = error.message.splitlines()[0] if error.message else str(error)
+    reason = first_line(error)
     if "No space left" in reason or isinstance(error, tf.errors.ResourceExhaustedError):
         return UserError(f"{path}: the disk is full.", "Free some space and run the same command again.")
     return UserError(

@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from foundation.errors import first_line
+
 
 @dataclass(frozen=True)
 class Check:
@@ -33,7 +35,7 @@ def examine() -> bool:
         try:
             mark, found = "[green]yes[/]", check.attempt()
         except Exception as error:  # whatever an import can raise is the finding
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = first_line(error)
             mark = "[red]no[/]" if check.needed else "[yellow]no[/]"
             found = f"{reason}\n{check.remedy}"
             well = well and not check.needed

@@ -91,11 +91,6 @@ def load_job(path: str | Path, overrides: Iterable[str] = ()) -> Job:
     return _validate(document, str(path))
 
 
-def job_from_document(document: Mapping[str, Any], where: str) -> Job:
-    """A job from what `Job.document` gave, as a run directory's config.yaml holds it."""
-    return _validate(document, where)
-
-
 def _override(document: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key:

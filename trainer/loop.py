@@ -92,6 +92,7 @@ def train(training: Training, config: TrainingConfig, checkpoints: Path, tensorb
                 curves.watch(position.step, {"examples_per_second": meter.rate * examples})
                 if position.step % config.checkpoint_every == 0:
                     _commit(store, position, curves)
+            position.epoch, position.batch = position.epoch + 1, 0
             _judge(training, position, curves)
             norms = {f"table_norm/{name}": tf.norm(rows) for name, rows in training.model.embedding.tables.items()}
             curves.watch(position.step, norms)
@@ -117,7 +118,6 @@ def _epoch(
     """Trains the rest of the epoch; yields (steps taken, mean losses) after each call."""
     left = len(training.batches) - position.batch
     if not left:  # killed between an epoch's last batch and its validation
-        position.epoch, position.batch = position.epoch + 1, 0
         return
     source = training.batches.iterate(position.epoch, position.batch)
     try:
@@ -139,7 +139,6 @@ def _epoch(
             yield count, losses
     finally:
         source.close()
-    position.epoch, position.batch = position.epoch + 1, 0
 
 
 def _judge(training: Training, position: Position, curves: Curves) -> None:

@@ -12,7 +12,7 @@ import yaml
 
 from foundation.errors import UserError
 from foundation.files import atomic_file, disk_errors, read_json, sweep_partial, write_json
-from trainer.job import Job, job_from_document
+from trainer.job import Job
 
 
 class RunDirectory:
@@ -54,21 +54,6 @@ class RunDirectory:
         with atomic_file(run.config) as temporary:
             temporary.write_text(yaml.safe_dump(job.document(), sort_keys=False))
         return run
-
-    @classmethod
-    def open(cls, path: str | Path) -> tuple[RunDirectory, Job]:
-        """An existing run directory and the job that made it."""
-        run = cls(path)
-        if not run.config.exists():
-            found = "no such folder" if not run.path.exists() else "no config.yaml in it"
-            raise UserError(
-                f"{path}: not a run directory ({found}).", "Make one with `headrace run JOB`, then name it here."
-            )
-        try:
-            document = yaml.safe_load(run.config.read_text())
-        except yaml.YAMLError as error:
-            raise UserError(f"{run.config}: not valid YAML: {error}") from error
-        return run, job_from_document(document or {}, str(run.config))
 
     def _refuse_another_job(self, job: Job) -> None:
         stored = yaml.safe_load(self.config.read_text()) or {}

@@ -15,9 +15,11 @@ from trainer.workspace import Workspace
 def summarise(workspace: Workspace) -> None:
     """Prints the tables of a finished run."""
     metrics = read_json(workspace.run.metrics, "the run's metrics")
-    k = workspace.job.evaluation.cutoffs[0]
+    evaluation = workspace.job.evaluation
+    k = evaluation.cutoffs[0]
     console = Console(width=None if sys.stdout.isatty() else 132)  # a pipe has no width of its own
-    console.print(_table("retrieval", metrics["retrieval"], [f"ndcg@{k}", f"recall@{k}", "mrr", f"coverage@{k}"]))
+    shown = [evaluation.main_metric, f"recall@{k}", "mrr", f"coverage@{k}"]
+    console.print(_table("retrieval", metrics["retrieval"], shown))
     for name, lead in metrics["leads"].items():
         (metric, interval), *_ = lead.items()
         console.print(f"{name.replace('_over_', ' over ')}: {metric} {_lead(interval)}", highlight=False)

@@ -9,15 +9,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from foundation.errors import UserError
-from inputs.cleaning import Cleaner
+from foundation.errors import UserError, first_line
+from inputs.cleaning import Cleaner, lenient_numbers
 from inputs.config import ColumnsConfig, InputsConfig
 from inputs.readers.delimited import header, need_columns, text_blocks
-from inputs.readers.rawlog import EventColumns, RawLog, described, entities, typed_events
-from inputs.readers.recbole import lenient_numbers
+from inputs.readers.rawlog import (
+    MICROSECOND,
+    MILLISECOND,
+    SECOND,
+    EventColumns,
+    RawLog,
+    described,
+    entities,
+    typed_events,
+)
 from inputs.schema import ITEM, USER, Feature, FeatureKind, Label
 
-_UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000}
+_UNITS = {"s": SECOND, "ms": MILLISECOND, "us": MICROSECOND}
 INTERACTION = "interaction"
 
 
@@ -128,8 +136,7 @@ def _blocks(path: Path, wanted: Sequence[str], delimiter: str, cleaner: Cleaner)
                 yield _plain(pa.Table.from_batches([batch]))
         except (pa.ArrowException, OSError) as error:
             what = "empty" if file.stat().st_size == 0 else "not whole Parquet"
-            reason = str(error).splitlines()[0]
-            raise UserError(f"{file}: this file is {what} ({reason}).", "Get or write it again.") from error
+            raise UserError(f"{file}: this file is {what} ({first_line(error)}).", "Get or write it again.") from error
 
 
 def _plain(table: pa.Table) -> pa.Table:

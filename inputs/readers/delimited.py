@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import csv
 
-from foundation.errors import UserError, nearest
+from foundation.errors import UserError, first_line, nearest
 from inputs.cleaning import Cleaner
 
 BLOCK_BYTES = 1 << 24
@@ -71,7 +71,7 @@ def text_blocks(
                 f"{row.text[:80]!r}.",
                 "The file may be cut short. Mend it, or leave such rows out: --set inputs.on_bad_row=drop.",
             ) from error
-        raise UserError(f"{path}: cannot be read as delimited text ({str(error).splitlines()[0]}).") from error
+        raise UserError(f"{path}: cannot be read as delimited text ({first_line(error)}).") from error
 
 
 def header(path: Path, delimiter: str, encoding: str = "utf8") -> list[str]:

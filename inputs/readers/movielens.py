@@ -18,11 +18,6 @@ from inputs.readers.recbole import described_features
 from inputs.schema import ITEM, USER, Feature
 
 RATING = ("user", "item", "rating", "time")
-TITLE, GENRES, YEAR = (
-    Feature(name="title", kind="text"),
-    Feature(name="genres", kind="categories"),
-    Feature(name="year", kind="number"),
-)
 _GENRES_100K = [
     "unknown",
     "Action",

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from foundation.errors import UserError
-from inputs.cleaning import Cleaner, clean_numbers
+from inputs.cleaning import Cleaner, lenient_numbers
 from inputs.config import InputsConfig
 from inputs.readers.delimited import header, text_blocks, whole_text
 from inputs.readers.rawlog import RATING_LABELS, EventColumns, RawLog, described, entities, typed_events, with_likes
@@ -93,14 +93,6 @@ def described_features(
         else:
             cleaner.count(f"{kind} column {name} of type {type_name}: not read", 1)
     return described(pa.table(columns), key, key, events.column(key).type, cleaner)
-
-
-def lenient_numbers(column: pa.ChunkedArray, name: str, cleaner: Cleaner) -> pa.Array:
-    """Numbers of a feature; what is no number is unknown, and counted."""
-    lenient = Cleaner("drop", cleaner.file)
-    values, keep = clean_numbers(column, name, lenient, unknown_allowed=True)
-    cleaner.count(f"{name}: not a number, taken as unknown", int((~keep).sum()))
-    return pc.if_else(pa.array(keep), values, None)
 
 
 def _file(folder: Path, kind: str) -> Path | None:

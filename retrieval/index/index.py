@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass
@@ -13,7 +12,7 @@ import numpy as np
 from scann.scann_ops.py import scann_ops_pybind
 
 from foundation.errors import UserError
-from foundation.files import atomic_directory, read_json
+from foundation.files import atomic_directory, file_entry, read_json
 from foundation.quiet import native_stderr_hidden
 from inputs.ragged import Ragged
 from retrieval.config import IndexConfig
@@ -139,9 +138,7 @@ class Index:
             (folder / "scann").mkdir()
             self._searcher.serialize(str(folder / "scann"), relative_path=True)
             files = {
-                str(file.relative_to(folder)): {"bytes": file.stat().st_size, "digest": _digest(file)}
-                for file in sorted(folder.rglob("*"))
-                if file.is_file()
+                str(file.relative_to(folder)): file_entry(file) for file in sorted(folder.rglob("*")) if file.is_file()
             }
             (folder / MANIFEST).write_text(
                 json.dumps({"format": FORMAT, "facts": asdict(self.facts), "files": files}, indent=2)
@@ -155,26 +152,24 @@ class Index:
           UserError: it is missing, or a file of it is missing or not the one that was written.
         """
         path = Path(path)
+        facts = cls.check(path)
+        with native_stderr_hidden():
+            return cls(scann_ops_pybind.load_searcher(str(path / "scann")), facts)
+
+    @staticmethod
+    def check(path: Path) -> Facts:
+        """Whether an index is whole, without loading it. Raises as `load` does."""
         manifest = read_json(path / MANIFEST, "the index's manifest")
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise UserError(f"{path / MANIFEST}: not an index of format {FORMAT}.", "Build the index again.")
         for name, entry in manifest["files"].items():
             file = path / name
-            if not file.exists() or file.stat().st_size != entry["bytes"] or _digest(file) != entry["digest"]:
+            if not file.exists() or file.stat().st_size != entry["bytes"] or file_entry(file) != entry:
                 raise UserError(f"{file}: this part of the index is missing or damaged.", "Build the index again.")
-        with native_stderr_hidden():
-            return cls(scann_ops_pybind.load_searcher(str(path / "scann")), Facts(**manifest["facts"]))
+        return Facts(**manifest["facts"])
 
 
 def _padded(found: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """ScaNN's answer with -1 and -inf where it is short: it fills up with position 0 and the score NaN."""
     missing = ~np.isfinite(scores)
     return np.where(missing, -1, found.astype(np.int64)), np.where(missing, np.float32(-np.inf), scores)
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    with path.open("rb") as content:
-        while block := content.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()

@@ -1,7 +1,4 @@
-"""Logs as they come, written small; the real ones where they are."""
-
-import os
-from pathlib import Path
+"""A random log, written small."""
 
 import numpy as np
 import pyarrow as pa
@@ -9,17 +6,6 @@ import pytest
 
 from inputs.dataset import Dataset, DatasetWriter
 from inputs.schema import Feature, Label, Schema
-
-DATA = Path(os.environ.get("HEADRACE_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
-
-
-@pytest.fixture
-def real_data():
-    """The folder of real data sets, or a skip."""
-    if not DATA.is_dir():
-        pytest.skip(f"real data is not at {DATA}")
-    return DATA
-
 
 SCHEMA = Schema(
     user_features=(Feature(name="age", kind="number"),),

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from evaluation.bootstrap import Interval
-from trainer.job import job_from_document, load_job
+from trainer.job import Job, load_job
 from trainer.pipeline import STAGES, made_from
 from trainer.run_directory import RunDirectory
 from trainer.workspace import Workspace
@@ -62,7 +62,7 @@ def test_a_change_reaches_what_depends_on_it_and_nothing_else(job_file, tmp_path
     job = load_job(job_file)
     document = job.document()
     document[part][key] = value
-    changed = job_from_document(document, "changed")
+    changed = Job.model_validate(document)
     run = RunDirectory(tmp_path)
     digests = [{s: made_from(Workspace(j, run, "x"), s) for s in STAGES} for j in (job, changed)]
     assert {stage for stage in STAGES if digests[0][stage] != digests[1][stage]} == again
@@ -72,7 +72,7 @@ def test_a_changed_log_is_read_again(job_file, world, tmp_path):
     log = shutil.copytree(world, tmp_path / "log")
     document = load_job(job_file).document()
     document["inputs"]["path"] = str(log)
-    workspace = Workspace(job_from_document(document, "x"), RunDirectory(tmp_path / "run"), "x")
+    workspace = Workspace(Job.model_validate(document), RunDirectory(tmp_path / "run"), "x")
     before = made_from(workspace, "evaluate")
     (log / "items.parquet").write_bytes((log / "items.parquet").read_bytes() + b" ")
     assert made_from(workspace, "evaluate") != before

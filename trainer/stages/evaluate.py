@@ -26,7 +26,7 @@ def perform(workspace: Workspace) -> dict[str, Any]:
     retrieval = _retrieval(workspace, queries)
     funnel = Funnel.load(workspace.run.path)
     judged, stages = judge_funnel(workspace, funnel, queries)
-    metric = main_metric(workspace)
+    metric = job.evaluation.main_metric
     leads = retrieval.leads(TwoTowerScorer.name, metric)
     document = {
         "retrieval": retrieval.to_json(),
@@ -36,11 +36,6 @@ def perform(workspace: Workspace) -> dict[str, Any]:
     }
     write_json(workspace.run.metrics, document)
     return {"queries": counts, "stages": stages, "slates": shown_slates(funnel, queries)}
-
-
-def main_metric(workspace: Workspace) -> str:
-    """The metric that a two-tower model is chosen and compared by."""
-    return f"ndcg@{workspace.job.evaluation.cutoffs[0]}"
 
 
 def _retrieval(workspace: Workspace, queries: Queries) -> Evaluation:

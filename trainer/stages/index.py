@@ -46,7 +46,7 @@ def _queries(workspace: Workspace, vectors: Vectors) -> np.ndarray:
 
 def intact(workspace: Workspace) -> bool:
     try:
-        Index.load(workspace.run.index)
+        Index.check(workspace.run.index)
     except UserError:
         return False
     return workspace.run.candidates.exists()

@@ -7,9 +7,9 @@ from typing import Any
 from foundation.tf import keras
 from inputs.batches import ranking_batches
 from ranking.ranker import Ranker
-from trainer.curves import write_curves
-from trainer.loop import Training, checkpoint_store, train
+from trainer.loop import Training
 from trainer.ranked import MAIN_METRIC, Predictor, judge, sampled
+from trainer.trained import best_is_kept, fit, restore_best
 from trainer.workspace import Workspace
 
 VALIDATION_LISTS = 10_000
@@ -17,7 +17,7 @@ VALIDATION_LISTS = 10_000
 
 def perform(workspace: Workspace) -> dict[str, Any]:
     """Leaves checkpoints and curves; the fact is the best step."""
-    job, run, space, split = workspace.job, workspace.run, workspace.space, workspace.split
+    job, space, split = workspace.job, workspace.space, workspace.split
     model = workspace.new_ranker()
     lists = workspace.lists(0, split.train_end)
     length = job.inputs.history_length
@@ -40,8 +40,7 @@ def perform(workspace: Workspace) -> dict[str, Any]:
         metric=MAIN_METRIC,
         patience=job.ranking.patience,
     )
-    best, curves = train(training, job.training, run.checkpoints / "ranking", run.tensorboard)
-    write_curves(run.curves, "ranking", curves.points)
+    best = fit(workspace, training)
     workspace.ranker = model
     return {"best_step": best.step, "lists": len(lists)}
 
@@ -49,14 +48,12 @@ def perform(workspace: Workspace) -> dict[str, Any]:
 def restore(workspace: Workspace) -> Ranker:
     """The trained model."""
     model = workspace.new_ranker()
-    store = checkpoint_store(model, _optimizer(workspace), workspace.run.checkpoints / "ranking", 1)
-    store.restore(store.at(workspace.run.facts("ranking")["best_step"]))
+    restore_best(workspace, "ranking", model, _optimizer(workspace))
     return model
 
 
 def intact(workspace: Workspace) -> bool:
-    store = workspace.run.checkpoints / "ranking"
-    return (store / f"step-{workspace.run.facts('ranking')['best_step']:08d}").is_dir()
+    return best_is_kept(workspace, "ranking")
 
 
 def _optimizer(workspace: Workspace) -> keras.optimizers.Optimizer:

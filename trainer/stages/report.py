@@ -8,13 +8,12 @@ from typing import Any
 from evaluation.report import Report, render
 from foundation.files import atomic_file, read_json
 from trainer.curves import read_curves
-from trainer.stages.evaluate import main_metric
 from trainer.workspace import Workspace
 
 
 def perform(workspace: Workspace) -> dict[str, Any]:
     """Leaves report.html."""
-    run, metric = workspace.run, main_metric(workspace)
+    run, metric = workspace.run, workspace.job.evaluation.main_metric
     metrics = read_json(run.metrics, "the run's metrics")
     leads = {name.partition("_over_")[2]: values[metric] for name, values in metrics.pop("leads").items()}
     evaluated = run.facts("evaluate")

@@ -11,8 +11,8 @@ from inputs.batches import retrieval_batches
 from retrieval.scorer import TwoTowerScorer
 from retrieval.two_tower import TwoTower, falling
 from retrieval.vectors import Vectors
-from trainer.curves import write_curves
-from trainer.loop import Training, checkpoint_store, train
+from trainer.loop import Training
+from trainer.trained import best_is_kept, fit, restore_best
 from trainer.workspace import Workspace
 
 VALIDATION_QUERIES = 1_000
@@ -20,7 +20,7 @@ VALIDATION_QUERIES = 1_000
 
 def perform(workspace: Workspace) -> dict[str, Any]:
     """Leaves checkpoints and curves; the fact is the best step."""
-    job, run, space, split = workspace.job, workspace.run, workspace.space, workspace.split
+    job, space, split = workspace.job, workspace.space, workspace.split
     positives = workspace.interactions.between(0, split.train_end)
     if not len(positives):
         raise UserError(
@@ -33,7 +33,7 @@ def perform(workspace: Workspace) -> dict[str, Any]:
     model = workspace.new_two_tower(steps)
     vectors = Vectors(model, space)
     queries, _ = workspace.queries(split.train_end, split.validation_end, VALIDATION_QUERIES)
-    metric = f"ndcg@{job.evaluation.cutoffs[0]}"
+    metric = job.evaluation.main_metric
 
     def validate() -> dict[str, float]:
         judged = evaluate([TwoTowerScorer(vectors)], queries, job.evaluation, workspace.catalogue)
@@ -49,8 +49,7 @@ def perform(workspace: Workspace) -> dict[str, Any]:
         metric=metric,
         patience=job.retrieval.patience,
     )
-    best, curves = train(training, job.training, run.checkpoints / "retrieval", run.tensorboard)
-    write_curves(run.curves, "retrieval", curves.points)
+    best = fit(workspace, training)
     workspace.two_tower = model
     return {"best_step": best.step, "positives": len(positives)}
 
@@ -58,14 +57,12 @@ def perform(workspace: Workspace) -> dict[str, Any]:
 def restore(workspace: Workspace) -> TwoTower:
     """The trained model."""
     model = workspace.new_two_tower()
-    store = checkpoint_store(model, _optimizer(workspace), workspace.run.checkpoints / "retrieval", 1)
-    store.restore(store.at(workspace.run.facts("retrieval")["best_step"]))
+    restore_best(workspace, "retrieval", model, _optimizer(workspace))
     return model
 
 
 def intact(workspace: Workspace) -> bool:
-    store = workspace.run.checkpoints / "retrieval"
-    return (store / f"step-{workspace.run.facts('retrieval')['best_step']:08d}").is_dir()
+    return best_is_kept(workspace, "retrieval")
 
 
 def _optimizer(workspace: Workspace, steps: int = 1) -> keras.optimizers.Optimizer:
