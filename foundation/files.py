@@ -86,9 +86,9 @@ def _sync(path: Path) -> None:
 
 
 def sweep_partial(directory: str | os.PathLike[str]) -> list[Path]:
-    """Removes what killed writers left in `directory` (`.NAME.PID.partial`); returns what it removed."""
+    """Removes what killed writers left in `directory` (`.NAME.PID.partial`, `.NAME.PID.old`); returns that."""
     removed = []
-    for entry in Path(directory).glob(".*.partial"):
+    for entry in (*Path(directory).glob(".*.partial"), *Path(directory).glob(".*.old")):
         if entry.is_dir():
             shutil.rmtree(entry, ignore_errors=True)
         else:

@@ -72,4 +72,4 @@ def progress(label: str, total: int | None = None, unit: str = "steps", done: in
 
 def say(text: str) -> None:
     """One line for the person watching, on stderr."""
-    console.print(text, highlight=False, soft_wrap=True)
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -7,10 +7,12 @@ the screen unless the caller asked for it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
+from collections.abc import Iterator
 
-from foundation.errors import UserError
+from foundation.errors import UserError, first_line
 
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # at 2, a machine without a GPU is told so as an error
@@ -32,4 +34,18 @@ tf.get_logger().setLevel("ERROR")
 absl.logging.set_verbosity(absl.logging.ERROR)
 keras = tf.keras
 
-__all__ = ["keras", "tf"]
+
+@contextlib.contextmanager
+def tf_write_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turns TensorFlow's failure to write (a full disk above all) into a UserError that names `path`, as
+    `foundation.files.disk_errors` does with Python's own."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        reason = first_line(error)
+        if "No space left" in reason or isinstance(error, tf.errors.ResourceExhaustedError):
+            raise UserError(f"{path}: the disk is full.", "Free some space and run the same command again.") from error
+        raise UserError(f"{path}: cannot be written ({reason}).", "Mend it and run the same command again.") from error
+
+
+__all__ = ["keras", "tf", "tf_write_errors"]

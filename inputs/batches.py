@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from inputs.order import BatchOrder, Consecutive, EpochOrder, OfOneStretch
 from inputs.ragged import Ragged
 
 READ_AHEAD = 4
+PATIENCE = 0.1  # seconds a thread waits before it looks whether it is still wanted
 BATCHES_PER_STRETCH = 4
 
 
@@ -43,42 +45,62 @@ class Batches:
         units = self._order.batch(k)
         return self._make(units[len(units) * rank // world_size : len(units) * (rank + 1) // world_size])
 
-    def iterate(self, epoch: int, k: int = 0, rank: int = 0, world_size: int = 1) -> Generator[Inputs, None, None]:
-        """Batches k, k + 1, ... to the end of the epoch, made ahead by a thread. Close it to stop the thread early."""
-        ready: queue.Queue = queue.Queue(maxsize=READ_AHEAD)
-        stopped = threading.Event()
+    def iterate(self, epoch: int, k: int = 0, rank: int = 0, world_size: int = 1) -> ReadAhead:
+        """Batches k, k + 1, ... to the end of the epoch, made ahead by a thread."""
+        return ReadAhead(self.batch(epoch, index, rank, world_size) for index in range(k, len(self)))
 
-        def put(item: tuple[str, object]) -> bool:
-            while not stopped.is_set():
-                try:
-                    ready.put(item, timeout=0.1)
-                except queue.Full:
-                    continue
-                return True
-            return False
 
-        def produce() -> None:
+class ReadAhead(Iterator[Inputs]):
+    """Batches made ahead by a thread, READ_AHEAD of them waiting. Leave its `with` block, or `close` it, to stop the
+    thread early: whoever waits for a batch, in whatever thread, is then told that there are no more."""
+
+    def __init__(self, batches: Iterator[Inputs]) -> None:
+        self._batches = batches
+        self._ready: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=READ_AHEAD)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._produce, name="headrace-batches", daemon=True)
+        self._thread.start()
+
+    def __next__(self) -> Inputs:
+        while not self._stopped.is_set():
             try:
-                for index in range(k, len(self)):
-                    if not put(("batch", self.batch(epoch, index, rank, world_size))):
-                        return
-                put(("end", None))
-            except BaseException as error:  # handed to the consumer, who raises it
-                put(("error", error))
+                what, item = self._ready.get(timeout=PATIENCE)
+            except queue.Empty:
+                continue
+            if what == "batch":
+                return item
+            self._stopped.set()
+            if what == "error":
+                raise item
+        raise StopIteration
 
-        thread = threading.Thread(target=produce, name="headrace-batches", daemon=True)
-        thread.start()
+    def __enter__(self) -> ReadAhead:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def _produce(self) -> None:
         try:
-            while True:
-                what, item = ready.get()
-                if what == "end":
+            for batch in self._batches:
+                if not self._put(("batch", batch)):
                     return
-                if what == "error":
-                    raise item
-                yield item
-        finally:
-            stopped.set()
-            thread.join()
+            self._put(("end", None))
+        except BaseException as error:  # handed to the consumer, who raises it
+            self._put(("error", error))
+
+    def _put(self, item: tuple[str, Any]) -> bool:
+        while not self._stopped.is_set():
+            try:
+                self._ready.put(item, timeout=PATIENCE)
+            except queue.Full:
+                continue
+            return True
+        return False
 
 
 def retrieval_batches(

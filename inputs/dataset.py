@@ -169,16 +169,16 @@ class Dataset:
         manifest = read_json(path / MANIFEST, "the dataset's manifest")
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise UserError(f"{path / MANIFEST}: not a dataset of format {FORMAT}.", "Make the dataset again.")
-        for name, entry in manifest["files"].items():
-            file = path / name
-            size = file.stat().st_size if file.exists() else None
-            if size != entry["bytes"]:
-                what = "is missing" if size is None else f"is {size:,} bytes long, {entry['bytes']:,} were written"
-                raise UserError(f"{file}: this part of the dataset {what}.", "Make the dataset again.")
         try:
             dataset = cls(path, manifest)
-        except (KeyError, TypeError, ValidationError) as error:
-            raise UserError(f"{path / MANIFEST}: damaged ({error}).", "Make the dataset again.") from error
+            sizes = {path / name: entry["bytes"] for name, entry in manifest["files"].items()}
+        except (KeyError, TypeError, AttributeError, ValidationError) as error:
+            raise UserError(f"{path / MANIFEST}: damaged ({first_line(error)}).", "Make the dataset again.") from error
+        for file, wanted in sizes.items():
+            size = file.stat().st_size if file.exists() else None
+            if size != wanted:
+                what = "is missing" if size is None else f"is {size:,} bytes long, {wanted:,} were written"
+                raise UserError(f"{file}: this part of the dataset {what}.", "Make the dataset again.")
         if dataset.num_events == 0:
             raise UserError(f"{path}: this dataset has no events.", "Choose a log that has some.")
         return dataset

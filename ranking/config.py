@@ -74,8 +74,8 @@ class RankingConfig(Config):
     bias_features: context features that sway the response but not its worth; they feed the position tower alone; None
     means `position` where the dataset has it. bias_units: its hidden layer. bias_dropout: share of rows whose
     position is withheld in training. id_dropout: share of user and of item ids hidden in training, so that what is
-    unknown can be ranked by its features. batch_size: rows (whole lists are kept together).
-    patience: epochs without gain.
+    unknown can be ranked by its features. batch_size: rows (whole lists are kept together). epochs: at most so many
+    passes. patience: training stops after so many in a row without a better validation NDCG.
     """
 
     dim: int = Field(32, ge=1)
@@ -90,7 +90,7 @@ class RankingConfig(Config):
     id_dropout: float = Field(0.1, ge=0, lt=1)
     batch_size: int = Field(2048, ge=1)
     epochs: int = Field(3, ge=1)
-    patience: int = Field(1, ge=0)
+    patience: int = Field(2, ge=1)
     embedding_learning_rate: float = Field(0.1, gt=0)
     learning_rate: float = Field(0.002, gt=0)
 

@@ -14,8 +14,8 @@ class RetrievalConfig(Config):
     last of which is spent on the candidate's bias. learning_rate: of the dense weights (Adam). embedding_learning_rate:
     of the tables (row-wise Adagrad); both fall to nothing along a cosine over the epochs. dropout: share of hidden
     units dropped in training. id_dropout: share of user and item ids hidden in training, so that what is unknown can be
-    served from its features. batch_size: positives in a global batch, each the others' negatives. epochs, patience: at
-    most so many passes, and so many without a better validation NDCG.
+    served from its features. batch_size: positives in a global batch, each the others' negatives. epochs: at most so
+    many passes. patience: training stops after so many in a row without a better validation NDCG.
     """
 
     embedding_dim: int = Field(32, ge=1)
@@ -27,7 +27,7 @@ class RetrievalConfig(Config):
     id_dropout: float = Field(0.1, ge=0, lt=1)
     batch_size: int = Field(1024, ge=2)
     epochs: int = Field(10, ge=1)
-    patience: int = Field(1, ge=0)
+    patience: int = Field(2, ge=1)
 
 
 class IndexConfig(Config):

@@ -15,7 +15,7 @@ import numpy as np
 
 from foundation.errors import UserError, first_line
 from foundation.files import atomic_directory, read_json
-from foundation.tf import tf
+from foundation.tf import tf, tf_write_errors
 from inputs.features import FeatureSpace
 from inputs.histories import Histories
 from postranking.config import PostRankingConfig
@@ -56,7 +56,7 @@ def export_bundle(
     `serving.signatures`); `space/`, `histories.npz`, `index/` and `candidates.npy` [N, D] are what is looked up around
     them.
     """
-    with atomic_directory(path) as folder:
+    with atomic_directory(path) as folder, tf_write_errors(path):
         _save_tower(folder / "query_tower", two_tower.embed_queries, space.query_features, "query")
         _save_tower(folder / "item_tower", two_tower.embed_items, space.item_features, "candidate")
         _save_ranker(folder / "ranker", ranker, space)
@@ -71,6 +71,11 @@ def export_bundle(
             "history_length": card.history_length,
             "funnel": card.funnel.model_dump(mode="json"),
             "postranking": card.postranking.model_dump(mode="json"),
+            "files": {
+                str(file.relative_to(folder)): file.stat().st_size
+                for file in sorted(folder.rglob("*"))
+                if file.is_file()
+            },
         }
         (folder / MANIFEST).write_text(json.dumps(document, indent=2) + "\n")
 
@@ -79,19 +84,24 @@ def read_card(path: Path) -> Card:
     """What the bundle at `path` says of itself.
 
     Raises:
-      UserError: there is no bundle, or it is of another format.
+      UserError: there is no bundle, it is of another format, or a file of it is missing or truncated.
     """
     document: Any = read_json(path / MANIFEST, "the bundle's manifest")
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise UserError(f"{path / MANIFEST}: not a bundle of format {FORMAT}.", "Export again.")
     with readable(path / MANIFEST):
-        return Card(
+        sizes = {path / name: size for name, size in document["files"].items()}
+        card = Card(
             document["name"],
             document["now"],
             document["history_length"],
             FunnelConfig.model_validate(document["funnel"]),
             PostRankingConfig.model_validate(document["postranking"]),
         )
+    for file, size in sizes.items():
+        if not file.exists() or file.stat().st_size != size:
+            raise UserError(f"{file}: this part of the bundle is missing or damaged.", "Export again.")
+    return card
 
 
 @contextmanager

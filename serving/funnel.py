@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -69,6 +70,12 @@ class Funnel:
                 return cls(path, read_card(path))
         found = "no such folder" if not run.exists() else "no exported bundle in it"
         raise UserError(f"{run}: {found}.", "Make one with `headrace run JOB`, or `headrace export JOB`.")
+
+    def over(self, vectors: np.ndarray, index: Index) -> Funnel:
+        """The same funnel over another catalogue's moment: candidate vectors [N, D] and their index."""
+        other = copy.copy(self)
+        other._vectors, other._index = vectors, index
+        return other
 
     def recommend(
         self, user: int | str | None, size: int | None = None, blocked_items: Sequence[int | str] = ()

@@ -10,7 +10,7 @@ from typing import Any
 
 from foundation.errors import UserError, first_line
 from foundation.files import atomic_directory, read_json, write_json
-from foundation.tf import tf
+from foundation.tf import tf, tf_write_errors
 
 _NAME = re.compile(r"step-(\d+)$")
 
@@ -22,10 +22,21 @@ class Stored:
     step: int
     path: Path
 
-    @property
-    def state(self) -> dict[str, Any]:
-        """What was saved beside the variables (input position, early stopping, curves)."""
-        return read_json(self.path / "state.json", "the checkpoint's state")["state"]
+    def check(self) -> dict[str, Any]:
+        """Whether every file is there, whole. Returns what was saved beside the variables (input position, early
+        stopping, curves).
+
+        Raises:
+          UserError: a file is missing or truncated.
+        """
+        manifest = read_json(self.path / "state.json", "the checkpoint's state")
+        for name, size in manifest["sizes"].items():
+            entry = self.path / name
+            found = entry.stat().st_size if entry.exists() else None
+            if found != size:
+                what = "missing" if found is None else f"{found:,} bytes long instead of {size:,}"
+                raise UserError(f"{entry}: this checkpoint file is {what}.", f"Remove {self.path} to do without it.")
+        return manifest["state"]
 
 
 def folder_of(directory: Path, step: int) -> Path:
@@ -50,6 +61,11 @@ class CheckpointStore:
     def latest(self) -> Stored | None:
         return next(reversed(self.all()), None)
 
+    def clear(self) -> None:
+        """Removes every checkpoint."""
+        for stored in self.all():
+            shutil.rmtree(stored.path)
+
     def at(self, step: int) -> Stored:
         """The checkpoint of a step.
 
@@ -65,10 +81,8 @@ class CheckpointStore:
         """Commits a checkpoint, then removes all but the last `keep` and the best one."""
         path = folder_of(self.directory, step)
         with atomic_directory(path) as temporary:
-            try:
+            with tf_write_errors(path):
                 self.tracked.write(str(temporary / "variables"))
-            except tf.errors.OpError as error:
-                raise _write_failure(path, error) from error
             sizes = {entry.name: entry.stat().st_size for entry in sorted(temporary.iterdir())}
             write_json(temporary / "state.json", {"state": state, "sizes": sizes})
         self._prune(best_step)
@@ -80,15 +94,7 @@ class CheckpointStore:
         Raises:
           UserError: a file is missing, truncated, or does not fit the model.
         """
-        sizes = read_json(stored.path / "state.json", "the checkpoint's state")["sizes"]
-        for name, size in sizes.items():
-            entry = stored.path / name
-            found = entry.stat().st_size if entry.exists() else None
-            if found != size:
-                what = "missing" if found is None else f"{found:,} bytes long instead of {size:,}"
-                raise UserError(
-                    f"{entry}: this checkpoint file is {what}.", f"Remove {stored.path} to use the one before."
-                )
+        state = stored.check()
         try:
             self.tracked.read(str(stored.path / "variables")).assert_existing_objects_matched().expect_partial()
         except (tf.errors.OpError, AssertionError, ValueError) as error:
@@ -96,19 +102,9 @@ class CheckpointStore:
                 f"{stored.path}: this checkpoint does not fit the model ({first_line(error)}).",
                 "It was made by another version or is damaged: train in a new run directory.",
             ) from error
-        return stored.state
+        return state
 
     def _prune(self, best_step: int | None) -> None:
         for stored in self.all()[: -self.keep]:
             if stored.step != best_step:
                 shutil.rmtree(stored.path, ignore_errors=True)
-
-
-def _write_failure(path: Path, error: tf.errors.OpError) -> Exception:
-    """TensorFlow reports a full disk as an error of its own: say it as the disk does."""
-    reason = first_line(error)
-    if "No space left" in reason or isinstance(error, tf.errors.ResourceExhaustedError):
-        return UserError(f"{path}: the disk is full.", "Free some space and run the same command again.")
-    return UserError(
-        f"{path}: the checkpoint could not be written ({reason}).", "Mend it and run the same command again."
-    )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from foundation.files import atomic_file
-from foundation.tf import tf
+from foundation.tf import tf, tf_write_errors
 
 
 class Curves:
@@ -17,23 +17,26 @@ class Curves:
     def __init__(self, stage: str, tensorboard: Path) -> None:
         self.stage = stage
         self.points: list[dict[str, Any]] = []
-        self._writer = tf.summary.create_file_writer(str(tensorboard / stage))
+        self._folder = tensorboard / stage
+        with tf_write_errors(self._folder):
+            self._writer = tf.summary.create_file_writer(str(self._folder))
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Records the values of one step, here and in TensorBoard."""
-        with self._writer.as_default(step=step):
+        with tf_write_errors(self._folder), self._writer.as_default(step=step):
             for metric, value in values.items():
                 self.points.append({"stage": self.stage, "step": step, "metric": metric, "value": float(value)})
                 tf.summary.scalar(metric, value)
 
     def watch(self, step: int, values: Mapping[str, float]) -> None:
         """Shows values in TensorBoard alone: speeds, norms, whatever a resumed run need not repeat."""
-        with self._writer.as_default(step=step):
+        with tf_write_errors(self._folder), self._writer.as_default(step=step):
             for metric, value in values.items():
                 tf.summary.scalar(metric, value)
 
     def close(self) -> None:
-        self._writer.close()
+        with tf_write_errors(self._folder):
+            self._writer.close()
 
 
 def write_curves(path: Path, stage: str, points: list[dict[str, Any]]) -> None:

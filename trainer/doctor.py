@@ -116,8 +116,8 @@ def _compiler() -> str:
 
 
 def _machine() -> str:
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return f"{os.cpu_count()} cores, {pages / 2**30:.1f} GiB"
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return f"{os.cpu_count()} cores, {memory / 2**30:.1f} GiB"
 
 
 def _version(*modules: str) -> str:

@@ -54,7 +54,7 @@ class Job(Config):
         data = Path(self.inputs.path).resolve().stem if self.inputs.path else self.inputs.format
         try:
             return Path(self.run_directory.format(name=self.name, data=data))
-        except (KeyError, IndexError, ValueError) as error:
+        except (LookupError, AttributeError, ValueError) as error:
             raise UserError(
                 f"run_directory: {self.run_directory!r} has an unknown placeholder ({error}).",
                 "It may hold {name} and {data}.",
@@ -82,6 +82,8 @@ def load_job(path: str | Path, overrides: Iterable[str] = ()) -> Job:
         raise UserError(
             f"{path}: this is not a text file.", "Give a job's YAML file, such as configs/demo.yaml."
         ) from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}).", "Choose a file you may read.") from error
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(document, dict):

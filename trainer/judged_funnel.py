@@ -14,14 +14,17 @@ from evaluation.protocol import Queries
 from evaluation.truth import slate_satisfaction
 from foundation.errors import UserError
 from foundation.progress import progress
+from inputs.entities import SECONDS_PER_DAY
 from inputs.simulate.truth import Truth
 from retrieval.scorer import TwoTowerScorer
 from retrieval.vectors import Vectors
 from serving.funnel import Funnel
 from serving.recommendation import Recommendation
+from trainer.candidates import index_as_of
 from trainer.workspace import Workspace
 
 FUNNEL_QUERIES = 500
+INDEX_BUILDS = 8  # at most so many over the test period, each as long as the stage "index" takes
 SHOWN_USERS = 3
 
 Metrics = dict[str, dict[str, dict[str, float | None]]]
@@ -34,10 +37,11 @@ def judge_funnel(workspace: Workspace, funnel: Funnel, queries: Queries) -> tupl
     sample = np.sort(np.random.default_rng(job.seed).permutation(len(queries))[:FUNNEL_QUERIES])
     queries = queries.take(sample)
     size = job.postranking.slate_size
-    slates, stages = _slates(funnel, queries, size)
+    vectors = Vectors(workspace.two_tower, space)
+    slates, stages = _slates(workspace, funnel, vectors, queries, size)
     lists = {"funnel": slates}
     for scorer in (
-        TwoTowerScorer(Vectors(workspace.two_tower, space)),
+        TwoTowerScorer(vectors),
         Popularity(workspace.interactions, len(space.items), workspace.split.validation_end),
     ):
         lists[scorer.name] = top_lists(scorer, queries, size, workspace.catalogue)
@@ -74,13 +78,20 @@ def _in_words(answer: Recommendation) -> dict[str, Any]:
     return {"user": str(answer.user), "history": history, "items": items}
 
 
-def _slates(funnel: Funnel, queries: Queries, size: int) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """([Q, size] positions, medians by stage)."""
+def _slates(
+    workspace: Workspace, funnel: Funnel, vectors: Vectors, queries: Queries, size: int
+) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """([Q, size] positions, medians by stage). Each query finds an index built before it was asked."""
     slates = np.full((len(queries), size), -1, np.int64)
     published = funnel.space.publication
     reports: dict[str, list[tuple[int, float]]] = {}
+    built = rebuilds(queries.times)
+    moment = None
     with progress("the funnel", len(queries), "queries") as meter:
-        for row in range(len(queries)):
+        for row in np.argsort(built, kind="stable"):
+            if built[row] != moment:
+                moment = int(built[row])
+                funnel = funnel.over(*index_as_of(workspace, vectors, moment))
             now = int(queries.times[row])
             future = np.flatnonzero(published >= now) if published is not None else np.empty(0, np.int64)
             history, seen = queries.histories.row(row), queries.seen.row(row)
@@ -94,6 +105,15 @@ def _slates(funnel: Funnel, queries: Queries, size: int) -> tuple[np.ndarray, li
         {"stage": name, "items": int(items), "milliseconds": round(float(ms), 3)}
         for name, (items, ms) in medians.items()
     ]
+
+
+def rebuilds(times: np.ndarray) -> np.ndarray:
+    """[Q] the moment (seconds) the index that answers a query at `times` [Q] was built: the start of its day, or, when
+    there are more than INDEX_BUILDS of those, of the first of its stretch of days."""
+    days, day_of_query = np.unique(times // SECONDS_PER_DAY, return_inverse=True)
+    stretches = np.array_split(days, min(len(days), INDEX_BUILDS))
+    firsts = np.repeat([stretch[0] for stretch in stretches], [len(stretch) for stretch in stretches])
+    return firsts[day_of_query] * SECONDS_PER_DAY
 
 
 def _true_metrics(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -37,10 +38,12 @@ class Training:
     """One model's training: what to train, on what, for how long, judged how.
 
     validate: the validation metrics, computed after each epoch; `metric` names the one that decides (larger is better).
-    patience: epochs without a better `metric` before training stops.
+    patience: epochs in a row without a better `metric` after which training stops. made_from: the digest of everything
+    the training depends on: only a checkpoint made from the same is gone on from.
     """
 
     stage: str
+    made_from: str
     model: Trainable
     optimizer: keras.optimizers.Optimizer
     batches: Batches
@@ -62,11 +65,11 @@ class Position:
     epochs_without_gain: int = 0
 
     def stopped(self, training: Training) -> bool:
-        return self.epoch >= training.epochs or self.epochs_without_gain > training.patience
+        return self.epoch >= training.epochs or self.epochs_without_gain >= training.patience
 
 
 def train(training: Training, config: TrainingConfig, checkpoints: Path, tensorboard: Path) -> tuple[Stored, Curves]:
-    """Trains to the end, going on from the last committed checkpoint; returns the best checkpoint.
+    """Trains to the end, going on from the last committed checkpoint that was made from the same; returns the best one.
 
     The model is left holding the best checkpoint's variables.
 
@@ -74,10 +77,10 @@ def train(training: Training, config: TrainingConfig, checkpoints: Path, tensorb
       UserError: the loss is no longer finite.
     """
     store = checkpoint_store(training.model, training.optimizer, checkpoints, config.keep_checkpoints)
+    saved = _saved(store, training, tensorboard)
     curves = Curves(training.stage, tensorboard)
     position = Position()
-    if (latest := store.latest()) is not None:
-        saved = store.restore(latest)
+    if saved is not None:
         position, curves.points = Position(**saved["position"]), saved["points"]
         say(f"{training.stage}: going on from step {position.step:,}")
     strategy = create_strategy(config.strategy)
@@ -91,12 +94,12 @@ def train(training: Training, config: TrainingConfig, checkpoints: Path, tensorb
                 examples = training.batches.units / len(training.batches)
                 curves.watch(position.step, {"examples_per_second": meter.rate * examples})
                 if position.step % config.checkpoint_every == 0:
-                    _commit(store, position, curves)
+                    _commit(store, training, position, curves)
             position.epoch, position.batch = position.epoch + 1, 0
             _judge(training, position, curves)
             norms = {f"table_norm/{name}": tf.norm(rows) for name, rows in training.model.embedding.tables.items()}
             curves.watch(position.step, norms)
-            _commit(store, position, curves)
+            _commit(store, training, position, curves)
     best = store.at(position.best_step if position.best_step is not None else position.step)
     store.restore(best)
     curves.close()
@@ -119,8 +122,7 @@ def _epoch(
     left = len(training.batches) - position.batch
     if not left:  # killed between an epoch's last batch and its validation
         return
-    source = training.batches.iterate(position.epoch, position.batch)
-    try:
+    with training.batches.iterate(position.epoch, position.batch) as source:
         batches = feed(source)
         while left:
             to_checkpoint = config.checkpoint_every - position.step % config.checkpoint_every
@@ -137,8 +139,6 @@ def _epoch(
             position.batch += count
             left -= count
             yield count, losses
-    finally:
-        source.close()
 
 
 def _judge(training: Training, position: Position, curves: Curves) -> None:
@@ -153,8 +153,28 @@ def _judge(training: Training, position: Position, curves: Curves) -> None:
         position.epochs_without_gain += 1
 
 
-def _commit(store: CheckpointStore, position: Position, curves: Curves) -> None:
-    store.save(position.step, {"position": asdict(position), "points": curves.points}, position.best_step)
+def _commit(store: CheckpointStore, training: Training, position: Position, curves: Curves) -> None:
+    state = {"made_from": training.made_from, "position": asdict(position), "points": curves.points}
+    store.save(position.step, state, position.best_step)
+
+
+def _saved(store: CheckpointStore, training: Training, tensorboard: Path) -> dict[str, Any] | None:
+    """Reads the last whole checkpoint of this training, best one included; what another training left makes room."""
+    for stored in reversed(store.all()):
+        try:
+            state = stored.check()
+            if state["made_from"] != training.made_from:
+                say(f"{training.stage}: what it was trained on has changed: training anew")
+                break
+            if (best := state["position"]["best_step"]) is not None:
+                store.at(best).check()
+        except UserError as error:
+            say(f"{training.stage}: {error.message} Step {stored.step:,} is passed over.")
+            continue
+        return store.restore(stored)
+    store.clear()
+    shutil.rmtree(tensorboard / training.stage, ignore_errors=True)
+    return None
 
 
 def _steps(

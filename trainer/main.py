@@ -47,7 +47,7 @@ def _workspace(job_file: Path, overrides: list[str] | None, run_dir: Path | None
     from trainer.workspace import Workspace
 
     job = load_job(job_file, overrides or ())
-    return Workspace(job, RunDirectory.for_job(job, run_dir), str(job_file))
+    return Workspace(job, RunDirectory(run_dir or job.run_path()), str(job_file))
 
 
 def run_job(stages: list[str], job_file: Path, overrides: list[str] | None, run_dir: Path | None) -> Any:
@@ -162,7 +162,7 @@ def exit_code_of(command: Callable[[], Any]) -> int:
         error.show()
         return 2
     except (KeyboardInterrupt, EOFError, typer.Abort):
-        say("stopped; nothing half-written is left. Run the same command again to go on.")
+        say("stopped; nothing half-written is left.")
         return INTERRUPTED
     except MemoryError:
         say("error: this machine's memory is not enough for the job.\nLower batch sizes, dims or the data's size.")

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+from foundation.errors import UserError
 from foundation.progress import say
 from trainer.job import digest
 from trainer.stages.data import source_of
@@ -33,10 +34,19 @@ def made_from(workspace: Workspace, stage: str) -> str:
 
 
 def run_stages(workspace: Workspace, stages: Iterable[str]) -> None:
-    """Runs the given stages in the order given; a stage done before is only named."""
+    """Runs the given stages in the order given; a stage done before is only named.
+
+    Raises:
+      UserError: the run directory is another job's or is in use, or a stage fails for a reason that is the user's.
+    """
     with workspace.run.locked():
-        for stage in stages:
-            run_stage(workspace, stage)
+        workspace.run.claim(workspace.job)
+        try:
+            for stage in stages:
+                run_stage(workspace, stage)
+        except KeyboardInterrupt:
+            say("The same command goes on from here.")
+            raise
 
 
 def run_stage(workspace: Workspace, stage: str) -> None:
@@ -48,7 +58,12 @@ def run_stage(workspace: Workspace, stage: str) -> None:
         return
     for need in STAGES[stage][1]:
         workspace.need(need)
-    workspace.run.forget(stage)
+        if not workspace.run.done(need, made_from(workspace, need)):
+            raise UserError(
+                f"{workspace.run.path}: the stage '{need}' was made from a log that has changed since.",
+                f"Make it again: headrace run {workspace.command}, which does every stage that is missing.",
+            )
+    workspace.run.begin(stage, source)
     start = time.monotonic()
     facts = module.perform(workspace)
     seconds = time.monotonic() - start

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from foundation.errors import UserError
+from foundation.errors import UserError, first_line
 from foundation.files import atomic_file, disk_errors, read_json, sweep_partial, write_json
 from trainer.job import Job
 
@@ -32,43 +32,20 @@ class RunDirectory:
         self.curves = self.path / "curves.jsonl"
         self.report = self.path / "report.html"
         self._stages = self.path / "stages.json"
-
-    @classmethod
-    def for_job(cls, job: Job, path: str | Path | None = None) -> RunDirectory:
-        """Creates or reopens the job's run directory. One in which no stage was ever done takes the new job's place.
-
-        Raises:
-          UserError: the folder belongs to another job (the differing keys are named) or to something else.
-        """
-        run = cls(path or job.run_path())
-        if run.config.exists() and run._record():
-            run._refuse_another_job(job)
-            return run
-        if not run.config.exists() and run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
-            raise UserError(
-                f"{run.path}: exists and is not a run directory (it has no config.yaml).",
-                "Choose another with --run-dir, or remove it.",
-            )
-        with disk_errors(run.path):
-            run.path.mkdir(parents=True, exist_ok=True)
-        with atomic_file(run.config) as temporary:
-            temporary.write_text(yaml.safe_dump(job.document(), sort_keys=False))
-        return run
-
-    def _refuse_another_job(self, job: Job) -> None:
-        stored = yaml.safe_load(self.config.read_text()) or {}
-        different = list(_differences(stored, job.document()))
-        if different:
-            shown = "; ".join(f"{key}: {old!r} there, {new!r} here" for key, old, new in different[:5])
-            raise UserError(
-                f"{self.path}: this run directory was made by another job ({shown}).",
-                "Choose another with --run-dir, remove it, or run the job it was made with.",
-            )
+        self._lock = self.path / ".lock"
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Holds the run directory for this process; sweeps what killed ones left half-written."""
-        with open(self.path / ".lock", "a") as lock:
+        """Holds the run directory for this process, making it if need be; sweeps what killed ones left half-written.
+
+        Raises:
+          UserError: the folder is something else than a run directory, or another process holds it.
+        """
+        self._refuse_foreign_folder()
+        with disk_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = open(self._lock, "a")  # noqa: SIM115 - closed by the `with` below, outside `disk_errors`
+        with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -79,6 +56,42 @@ class RunDirectory:
             for folder in (self.path, *self.checkpoints.glob("*")):
                 sweep_partial(folder)
             yield
+
+    def claim(self, job: Job) -> None:
+        """Makes this the job's run directory. One in which no stage was ever done takes a new job's place.
+
+        Raises:
+          UserError: it was made by another job (the differing keys are named).
+        """
+        if self.config.exists() and self.seconds():
+            self._refuse_another_job(job)
+            return
+        with atomic_file(self.config) as temporary:
+            temporary.write_text(yaml.safe_dump(job.document(), sort_keys=False))
+
+    def _refuse_foreign_folder(self) -> None:
+        if not self.path.exists() or self.config.exists():
+            return
+        if not self.path.is_dir() or any(entry != self._lock for entry in self.path.iterdir()):
+            raise UserError(
+                f"{self.path}: exists and is not a run directory (it has no config.yaml).",
+                "Choose another with --run-dir, or remove it.",
+            )
+
+    def _refuse_another_job(self, job: Job) -> None:
+        try:
+            stored = yaml.safe_load(self.config.read_text())
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UserError(
+                f"{self.config}: damaged ({first_line(error)}).", "Choose another with --run-dir, or remove it."
+            ) from error
+        different = list(_differences(stored or {}, job.document()))
+        if different:
+            shown = "; ".join(f"{key}: {old!r} there, {new!r} here" for key, old, new in different[:5])
+            raise UserError(
+                f"{self.path}: this run directory was made by another job ({shown}).",
+                "Choose another with --run-dir, remove it, or run the job it was made with.",
+            )
 
     def done(self, stage: str, made_from: str) -> bool:
         """Whether the stage finished with exactly these inputs."""
@@ -97,15 +110,19 @@ class RunDirectory:
         stages[stage] = {"made_from": made_from, "seconds": round(seconds, 3), "facts": facts}
         write_json(self._stages, stages)
 
-    def forget(self, stage: str) -> None:
-        """Marks a stage not done, before its artefacts are replaced."""
+    def begin(self, stage: str, made_from: str) -> None:
+        """Marks a stage not done, before its artefacts are replaced, and notes what it is being made from."""
         stages = self._record()
-        if stages.pop(stage, None) is not None:
-            write_json(self._stages, stages)
+        stages[stage] = {"making": made_from}
+        write_json(self._stages, stages)
+
+    def making(self, stage: str) -> str:
+        """What a stage that has begun is being made from."""
+        return self._record()[stage]["making"]
 
     def seconds(self) -> dict[str, float]:
         """Seconds each finished stage took."""
-        return {stage: entry["seconds"] for stage, entry in self._record().items()}
+        return {stage: entry["seconds"] for stage, entry in self._record().items() if "seconds" in entry}
 
     def _record(self) -> dict[str, Any]:
         return read_json(self._stages, "the record of stages") if self._stages.exists() else {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from foundation.errors import UserError
 from foundation.tf import keras
 from trainer.checkpoint import Stored, folder_of
 from trainer.curves import write_curves
@@ -27,5 +28,10 @@ def restore_best(workspace: Workspace, stage: str, model: Any, optimizer: keras.
 
 
 def best_is_kept(workspace: Workspace, stage: str) -> bool:
-    """Whether a finished training's best checkpoint is still there."""
-    return folder_of(workspace.run.checkpoints / stage, workspace.run.facts(stage)["best_step"]).is_dir()
+    """Whether a finished training's best checkpoint is still there, whole."""
+    step = workspace.run.facts(stage)["best_step"]
+    try:
+        Stored(step, folder_of(workspace.run.checkpoints / stage, step)).check()
+    except UserError:
+        return False
+    return True

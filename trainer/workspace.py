@@ -42,7 +42,11 @@ class Workspace:
     @cached_property
     def dataset(self) -> Dataset:
         self.need("data")
-        return Dataset.open(self.run.facts("data")["path"])
+        return self.open_dataset()
+
+    def open_dataset(self) -> Dataset:
+        """The data stage's result as it lies on disk now."""
+        return Dataset.open(self.run.facts("data")["elsewhere"] or self.run.dataset)
 
     @cached_property
     def split(self) -> Split:

@@ -117,8 +117,8 @@ class Index:
     def search_excluding(self, queries: np.ndarray, k: int, excluded: Ragged) -> tuple[np.ndarray, np.ndarray]:
         """As `search`, without each query's excluded positions (rows of `excluded`): really without them.
 
-        The index is asked for so many more, and they are taken out: nothing excluded can return, and nothing else is
-        lost by it.
+        The index is asked for so many more, and they are taken out: nothing excluded can return. An exact index loses
+        nothing by it; a tree still finds only what lies in the leaves it searches.
         """
         most = int(excluded.lengths.max(initial=0))
         positions, scores = self.search(queries, k + most)

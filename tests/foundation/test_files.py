@@ -56,8 +56,9 @@ def test_a_failed_folder_leaves_nothing(tmp_path):
 def test_what_killed_writers_left_is_swept_and_the_rest_is_not(tmp_path):
     (tmp_path / ".a.txt.123.partial").write_text("half")
     (tmp_path / ".folder.123.partial").mkdir()
+    (tmp_path / ".replaced.123.old").mkdir()
     (tmp_path / "kept.txt").write_text("whole")
-    assert len(sweep_partial(tmp_path)) == 2
+    assert len(sweep_partial(tmp_path)) == 3
     assert [entry.name for entry in tmp_path.iterdir()] == ["kept.txt"]
 
 

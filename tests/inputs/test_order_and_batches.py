@@ -91,6 +91,24 @@ def test_an_error_in_the_reading_thread_reaches_the_caller():
         next(_batches(make).iterate(0))
 
 
+def test_closing_lets_a_waiting_reader_go():
+    gate = threading.Event()
+
+    def make(units):
+        gate.wait()
+        return {"unit": units}
+
+    source = _batches(make).iterate(0)
+    left = []
+    reader = threading.Thread(target=lambda: left.extend(source))
+    reader.start()
+    threading.Timer(0.3, gate.set).start()  # the batch being made is finished; the reader waits meanwhile
+    source.close()
+    reader.join(timeout=10)
+    assert not reader.is_alive()
+    assert left == []
+
+
 def test_closing_early_ends_the_thread():
     iterator = _batches().iterate(0)
     next(iterator)

@@ -14,6 +14,7 @@ import yaml
 
 from inputs.simulate.config import SimulateConfig
 from inputs.simulate.world import simulate
+from trainer.main import app, exit_code_of
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "trainer.main"]
@@ -82,4 +83,17 @@ def finished_run(job_file, tmp_path_factory) -> Path:
     run = tmp_path_factory.mktemp("finished") / "run"
     done = command("run", job_file, "--run-dir", run)
     assert done.returncode == 0, done.stderr
+    return run
+
+
+@pytest.fixture
+def headrace(capfd):
+    """Runs `headrace WORDS` in this process; returns (exit code, what was printed)."""
+
+    def run(*words: object) -> tuple[int, str]:
+        code = exit_code_of(lambda: app([str(word) for word in words], standalone_mode=False))
+        captured = capfd.readouterr()
+        assert "Traceback" not in captured.err
+        return code, captured.out + captured.err
+
     return run

@@ -1,26 +1,18 @@
 """What a user gets wrong is answered in one message that names it: exit code 2, no traceback, nothing half-written."""
 
+import errno
+import fcntl
+import json
+import os
 import re
+import shutil
 import signal
 import socket
 
 import pytest
 import yaml
 
-from trainer.main import app, exit_code_of
-
-
-@pytest.fixture
-def headrace(capfd):
-    """Runs `headrace WORDS` in this process; returns (exit code, what was printed)."""
-
-    def run(*words: object) -> tuple[int, str]:
-        code = exit_code_of(lambda: app([str(word) for word in words], standalone_mode=False))
-        captured = capfd.readouterr()
-        assert "Traceback" not in captured.err
-        return code, captured.out + captured.err
-
-    return run
+from foundation.tf import tf
 
 
 @pytest.fixture
@@ -58,6 +50,7 @@ def test_every_problem_of_a_job_is_named_at_once(headrace, tmp_path):
         ("name.first=x", "'name' holds a value, not keys"),
         ("retrieval.epochs=[1", "is not valid YAML"),
         ("training.strategy=horovod", "training.strategy: Input should be 'single'"),
+        ("run_directory='{name.first}'", "run_directory: '{name.first}' has an unknown placeholder"),
         ("inputs.format=csv", "inputs.format: Input should be 'simulated', 'movielens', 'recbole' or 'columns'"),
     ],
 )
@@ -106,7 +99,7 @@ def test_a_bad_row_leaves_nothing_half_written_and_its_remedy_works(headrace, sm
     code, said = headrace("data", "prepare", job, "--run-dir", run)
     assert code == 2
     assert message in said
-    assert sorted(entry.name for entry in run.iterdir()) == [".lock", "config.yaml"]
+    assert sorted(entry.name for entry in run.iterdir()) == [".lock", "config.yaml", "stages.json"]
     shares = ["--set", "inputs.split={validation: 0.4, test: 0.4}"]
     code, said = headrace("data", "prepare", job, "--run-dir", run, "--set", "inputs.on_bad_row=drop", *shares)
     assert "made by another job" not in said
@@ -180,18 +173,61 @@ def test_a_world_is_never_written_over_a_folder_and_options_are_checked(headrace
     assert "--users: Input should be greater than or equal to 1" in said
 
 
-def test_a_full_disk_is_said_as_one(job_file, headrace, tmp_path, monkeypatch):
-    import errno
-    import os
+def _run_with_data(finished_run, path):
+    """A run directory with the data stage alone done."""
+    shutil.copytree(finished_run, path, ignore=shutil.ignore_patterns("checkpoints", "tensorboard", "export", "index"))
+    record = json.loads((path / "stages.json").read_text())
+    (path / "stages.json").write_text(json.dumps({"data": record["data"]}))
+    return path
 
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(os, "replace", full)
-    code, said = headrace("data", "prepare", job_file, "--run-dir", tmp_path / "run")
+@pytest.mark.parametrize("full", ["python", "tensorflow"])
+def test_a_disk_that_fills_in_a_stage_is_said_as_one(full, finished_run, job_file, headrace, tmp_path, monkeypatch):
+    run = _run_with_data(finished_run, tmp_path / "run")
+    if full == "python":
+        replace = os.replace
+
+        def fail(source, target):
+            if "state.json" in str(target):
+                raise OSError(errno.ENOSPC, "No space left on device")
+            replace(source, target)
+
+        monkeypatch.setattr(os, "replace", fail)
+    else:
+
+        def fail(*_):
+            raise tf.errors.ResourceExhaustedError(None, None, "variables.data; No space left on device")
+
+        monkeypatch.setattr(tf.train.Checkpoint, "write", fail)
+    code, said = headrace("train", "retrieval", job_file, "--run-dir", run)
     assert code == 2
-    assert "the disk is full" in said
-    assert not list((tmp_path / "run").glob(".*.partial"))
+    assert re.search(r"checkpoints/retrieval/\S+: the disk is full.\nFree some space", said)
+    assert not list(run.rglob("*.partial"))
+    monkeypatch.undo()
+    code, said = headrace("train", "retrieval", job_file, "--run-dir", run)
+    assert code == 0, said
+
+
+def test_a_name_that_the_log_lacks_is_told_before_anything_is_recorded(headrace, small, tmp_path):
+    run = tmp_path / "run"
+    for keys, message in (
+        ({"postranking": {"caps": {"author": 2}}}, "postranking.caps: items have no category feature 'author'"),
+        ({"inputs": {"positive": {"label": "liked"}}}, "inputs.positive.label: no label 'liked'"),
+    ):
+        keys["inputs"] = {**yaml.safe_load(small().read_text())["inputs"], **keys.get("inputs", {})}
+        code, said = headrace("run", small(**keys), "--run-dir", run)
+        assert code == 2
+        assert message in said
+    code, said = headrace("data", "prepare", small(), "--run-dir", run)
+    assert code == 0, said
+
+
+def test_a_damaged_config_of_a_run_is_named(headrace, job_file, finished_run, tmp_path):
+    run = _run_with_data(finished_run, tmp_path / "run")
+    (run / "config.yaml").write_text("a: [1")
+    code, said = headrace("data", "prepare", job_file, "--run-dir", run)
+    assert code == 2
+    assert "config.yaml: damaged" in said
 
 
 def test_ctrl_c_stops_in_words_and_the_same_command_goes_on(job_file, tools, tmp_path):
@@ -201,7 +237,7 @@ def test_ctrl_c_stops_in_words_and_the_same_command_goes_on(job_file, tools, tmp
     tools.kill_when(process, lambda: any((run / "checkpoints" / "retrieval").glob("step-*")), signal.SIGINT)
     said = process.communicate(timeout=60)[0]
     assert process.returncode == 130
-    assert "stopped; nothing half-written is left" in said
+    assert "The same command goes on from here.\nstopped; nothing half-written is left" in said
     assert "Traceback" not in said
     assert not list(run.rglob("*.partial"))
     done = tools.command("train", "retrieval", job_file, "--run-dir", run)
@@ -210,8 +246,6 @@ def test_ctrl_c_stops_in_words_and_the_same_command_goes_on(job_file, tools, tmp
 
 
 def test_two_processes_do_not_share_a_run_directory(job_file, headrace, tmp_path):
-    import fcntl
-
     run = tmp_path / "run"
     run.mkdir()
     with (run / ".lock").open("w") as lock:
@@ -221,3 +255,4 @@ def test_two_processes_do_not_share_a_run_directory(job_file, headrace, tmp_path
         code, said = headrace("data", "prepare", job_file, "--run-dir", run)
     assert code == 2
     assert "another headrace process is working in this run directory" in said
+    assert (run / "config.yaml").read_text() == "{}", "the other process's job stands"

@@ -2,11 +2,17 @@
 
 import json
 import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
+import yaml
 
 from evaluation.bootstrap import Interval
+from inputs.simulate.config import SimulateConfig
+from inputs.simulate.world import simulate
 from trainer.job import Job, load_job
+from trainer.judged_funnel import INDEX_BUILDS, rebuilds
 from trainer.pipeline import STAGES, made_from
 from trainer.run_directory import RunDirectory
 from trainer.workspace import Workspace
@@ -40,13 +46,27 @@ def test_what_is_done_is_skipped(finished_run, job_file, tools):
     assert "headrace recommend --run" in done.stdout
 
 
-def test_a_lost_artefact_is_made_again(finished_run, job_file, tools, tmp_path):
+@pytest.mark.parametrize(
+    ("artefact", "stage"),
+    [
+        ("index/index.json", "index"),
+        ("export/ranker/saved_model.pb", "export"),
+        ("checkpoints/retrieval/BEST/variables.index", "retrieval"),
+    ],
+)
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-1])])
+def test_a_damaged_artefact_is_made_again(artefact, stage, damage, finished_run, job_file, headrace, tmp_path):
     run = shutil.copytree(finished_run, tmp_path / "run")
-    shutil.rmtree(run / "index")
-    done = tools.command("index", "build", job_file, "--run-dir", run)
-    assert done.returncode == 0, done.stderr
-    assert "index: done in" in done.stderr
-    assert (run / "index" / "index.json").exists()
+    best = json.loads((run / "stages.json").read_text())["retrieval"]["facts"]["best_step"]
+    path = run / artefact.replace("BEST", f"step-{best:08d}")
+    damage(path)
+    words = {"index": ["index", "build"], "export": ["export"], "retrieval": ["train", "retrieval"]}[stage]
+    code, said = headrace(*words, job_file, "--run-dir", run)
+    assert code == 0, said
+    assert f"{stage}: done in" in said
+    code, said = headrace(*words, job_file, "--run-dir", run)
+    assert code == 0, said
+    assert f"{stage}: done before, skipped" in said
 
 
 @pytest.mark.parametrize(
@@ -76,3 +96,44 @@ def test_a_changed_log_is_read_again(job_file, world, tmp_path):
     before = made_from(workspace, "evaluate")
     (log / "items.parquet").write_bytes((log / "items.parquet").read_bytes() + b" ")
     assert made_from(workspace, "evaluate") != before
+
+
+@pytest.fixture
+def own_log(job_file, world, tmp_path):
+    """The small job over a copy of the world that may be changed; (job file, log folder)."""
+    log = shutil.copytree(world, tmp_path / "log")
+    document = yaml.safe_load(job_file.read_text())
+    document["inputs"]["path"] = str(log)
+    document["retrieval"]["epochs"] = 1
+    job = tmp_path / "job.yaml"
+    job.write_text(yaml.safe_dump(document))
+    return job, log
+
+
+def test_what_was_trained_on_another_log_is_not_gone_on_from(own_log, tools, tmp_path):
+    job, log = own_log
+    for run in ("first", "second"):
+        assert tools.command("data", "prepare", job, "--run-dir", tmp_path / run).returncode == 0
+    trained = tools.command("train", "retrieval", job, "--run-dir", tmp_path / "first")
+    assert trained.returncode == 0, trained.stderr
+    shutil.rmtree(log)
+    simulate(SimulateConfig(users=300, items=500, days=10, impressions=20_000, seed=2), log)
+    refused = tools.command("train", "retrieval", job, "--run-dir", tmp_path / "first")
+    assert refused.returncode == 2
+    assert "the stage 'data' was made from a log that has changed since" in refused.stderr
+    for run in ("first", "second"):
+        assert tools.command("data", "prepare", job, "--run-dir", tmp_path / run).returncode == 0
+        trained = tools.command("train", "retrieval", job, "--run-dir", tmp_path / run)
+        assert trained.returncode == 0, trained.stderr
+        assert ("what it was trained on has changed: training anew" in trained.stderr) == (run == "first")
+    curves = [(tmp_path / run / "curves.jsonl").read_text() for run in ("first", "second")]
+    assert curves[0] == curves[1], "nothing of the first log is left"
+
+
+def test_an_index_is_built_before_the_queries_it_answers():
+    times = np.array([5, 90_000, 86_400, 400_000, 5_000_000])
+    assert rebuilds(times).tolist() == [0, 86_400, 86_400, 345_600, 4_924_800]
+    many = np.arange(100) * 86_400 + 7
+    built = rebuilds(many)
+    assert (built <= many).all()
+    assert len(np.unique(built)) == INDEX_BUILDS

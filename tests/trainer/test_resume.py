@@ -1,9 +1,11 @@
 """Killed with SIGKILL at any moment, the same command ends with the same bits as an undisturbed run."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
+import yaml
 
 from foundation.tf import tf
 
@@ -33,8 +35,6 @@ def prepared(job_file, tools, tmp_path_factory):
 
 @pytest.mark.parametrize("stage", ["retrieval", pytest.param("ranking", marks=pytest.mark.long)])
 def test_killed_twice_ends_with_the_same_bits(stage, prepared, job_file, tools, tmp_path):
-    import shutil
-
     runs = [shutil.copytree(prepared, tmp_path / name) for name in ("undisturbed", "killed")]
     done = tools.command("train", stage, job_file, "--run-dir", runs[0])
     assert done.returncode == 0, done.stderr
@@ -56,3 +56,26 @@ def test_killed_twice_ends_with_the_same_bits(stage, prepared, job_file, tools, 
     assert different == []
     assert _curves(runs[0], stage) == _curves(runs[1], stage)
     assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_stopped_between_an_epochs_last_step_and_its_validation(job_file, headrace, tmp_path, monkeypatch):
+    job = tmp_path / "job.yaml"  # every step is a checkpoint, the last of an epoch included
+    document = {**yaml.safe_load(job_file.read_text()), "training": {"steps_per_call": 3, "checkpoint_every": 1}}
+    job.write_text(yaml.safe_dump(document))
+    runs = [tmp_path / "undisturbed", tmp_path / "stopped"]
+    for run in runs:
+        assert headrace("data", "prepare", job, "--run-dir", run)[0] == 0
+    assert headrace("train", "retrieval", job, "--run-dir", runs[0])[0] == 0
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("trainer.stages.retrieval.evaluate", stop)
+        assert headrace("train", "retrieval", job, "--run-dir", runs[1])[0] == 130
+    code, said = headrace("train", "retrieval", job, "--run-dir", runs[1])
+    assert code == 0, said
+    (name, undisturbed), (other, stopped) = (_variables(run, "retrieval") for run in runs)
+    assert name == other
+    assert [key for key in undisturbed if not np.array_equal(undisturbed[key], stopped[key])] == []
+    assert _curves(runs[0], "retrieval") == _curves(runs[1], "retrieval")

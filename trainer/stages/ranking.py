@@ -32,6 +32,7 @@ def perform(workspace: Workspace) -> dict[str, Any]:
 
     training = Training(
         stage="ranking",
+        made_from=workspace.run.making("ranking"),
         model=model,
         optimizer=_optimizer(workspace),
         batches=batches,

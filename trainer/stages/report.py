@@ -8,6 +8,7 @@ from typing import Any
 from evaluation.report import Report, render
 from foundation.files import atomic_file, read_json
 from trainer.curves import read_curves
+from trainer.judged_funnel import INDEX_BUILDS
 from trainer.workspace import Workspace
 
 
@@ -70,7 +71,8 @@ def _notes(workspace: Workspace) -> list[str]:
         "coverage by the jackknife. Leads are paired over queries.",
         f"Left out of the queries: {asked['already_seen']:,} positives on items seen before, "
         f"{asked['sampled_out']:,} queries beyond the sample. {asked['empty_history']:,} queries have no history.",
-        "The funnel is judged on a sample of the queries, one at a time, with candidate vectors as of the log's end.",
+        "The funnel is judged on a sample of the queries, one at a time, over an index built before each was asked: at "
+        f"the start of its day, or, over a long test period, at one of {INDEX_BUILDS} moments.",
     ]
 
 

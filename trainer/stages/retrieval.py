@@ -41,6 +41,7 @@ def perform(workspace: Workspace) -> dict[str, Any]:
 
     training = Training(
         stage="retrieval",
+        made_from=workspace.run.making("retrieval"),
         model=model,
         optimizer=_optimizer(workspace, steps),
         batches=batches,
