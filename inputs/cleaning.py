@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from foundation.errors import UserError
+from foundation.errors import UserError, first_line
+from inputs.casting import as_float, as_integer, as_seconds, is_empty, plain
 from inputs.config import BadRowPolicy
 from inputs.schema import ITEM, TIME, USER
-
-_INTEGER = r"^\s*-?\d+\s*$"
-_DECIMAL = r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$"
-_NOT_FINITE = r"^\s*[-+]?(?i:nan|inf|infinity)\s*$"
 
 
 @dataclass
@@ -23,6 +21,7 @@ class Cleaner:
     """Applies one bad-row policy to a log and counts what it did.
 
     file: named in errors. header_rows: lines before the first row, so that a message names the file's own line.
+    rows_seen: of that file, before the block at hand.
     """
 
     policy: BadRowPolicy
@@ -48,91 +47,133 @@ class Cleaner:
             self.count(f"{column}: {reason}", int(bad.sum()))
         return ~bad
 
+    @contextmanager
+    def typing(self, column: str, found: pa.DataType, wanted: str) -> Iterator[None]:
+        """Names the column whose type cannot be read as what is wanted, as a UserError."""
+        try:
+            yield
+        except pa.ArrowException as error:
+            raise UserError(
+                f"{self.file}: {column} has the type {found}: {wanted} are wanted ({first_line(error)}).",
+                "Write the column with another type, or map another one in inputs.columns.",
+            ) from error
+
+    def enter(self, file: str) -> None:
+        """Goes on with the next file of the same log."""
+        self.file, self.rows_seen = file, 0
+
     def count(self, reason: str, rows: int) -> None:
         if rows:
             self.counts[reason] = self.counts.get(reason, 0) + rows
 
 
 def integer_ids(column: pa.ChunkedArray) -> bool:
-    """Whether a column's ids are integers: it has an integer type, or most of its text reads as one."""
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        matches = pc.match_substring_regex(column, r"^\s*[-+]?\d+(\.\d*)?\s*$")
-        return bool(2 * (pc.sum(matches).as_py() or 0) > len(column))
-    return pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
+    """Whether a column's ids are integers: it has a type of numbers, or most of its text reads as integers."""
+    column = plain(column)
+    if not pa.types.is_string(column.type):
+        return pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
+    _, wrong = as_integer(column)
+    return bool(2 * np.count_nonzero(wrong["must be an integer"]) < len(column))
 
 
 def clean_ids(column: pa.ChunkedArray, name: str, integer: bool, cleaner: Cleaner) -> tuple[pa.Array, np.ndarray]:
     """Ids as int64 or string, and the rows to keep [rows] bool."""
-    column = pa.chunked_array(column).combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    column = plain(column)
     shown = _shown(column)
-    if not integer:
-        text = pc.utf8_trim_whitespace(pc.cast(column, pa.string()))
-        empty = _bools(pc.equal(pc.utf8_length(text), 0))
-        return text, cleaner.refuse(empty | _nulls(column), name, "an id must not be empty", shown)
-    numbers, keep = _numbers(column, name, cleaner, "an id must be an integer")
-    fractional = keep & (numbers != np.floor(numbers))
-    keep &= cleaner.refuse(fractional, name, "an id must be an integer", shown)
-    keep &= cleaner.refuse(keep & (numbers < 0), name, "an id must not be negative", shown)
-    keep &= cleaner.refuse(keep & (numbers >= 2.0**63), name, "an id must fit in 64 bits", shown)
-    return pa.array(_to_int64(column, numbers, keep)), keep
+    with cleaner.typing(name, column.type, "integers" if integer else "text or integers"):
+        if not integer:
+            text = pc.cast(column, pa.string())
+            return text, cleaner.refuse(is_empty(text), name, "an id must not be empty", shown)
+        numbers, wrong = as_integer(column)
+    keep = np.ones(len(numbers), bool)
+    for reason, rows in {**wrong, "must not be negative": numbers < 0}.items():
+        keep &= cleaner.refuse(rows & keep, name, f"an id {reason}", shown)
+    return pa.array(np.where(keep, numbers, 0)), keep
 
 
 def clean_times(column: pa.ChunkedArray, unit_per_second: int, cleaner: Cleaner) -> tuple[pa.Array, np.ndarray]:
-    """Timestamps as int64 seconds, and the rows to keep [rows] bool. Arrow timestamps and text dates are understood."""
-    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    """Timestamps as int64 seconds, and the rows to keep [rows] bool."""
+    column = plain(column)
     shown = _shown(column)
-    if pa.types.is_string(column.type) and not _bools(pc.match_substring_regex(column, _DECIMAL)).any():
-        column = _parse_dates(column)
-    if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
-        missing = _nulls(column)
-        micros = pc.cast(pc.cast(column, pa.timestamp("us")), pa.int64())
-        seconds = pc.fill_null(micros, 0).to_numpy(zero_copy_only=False) // 1_000_000
-        return pa.array(seconds), cleaner.refuse(missing, TIME, "a time is wanted", shown)
-    numbers, keep = _numbers(column, TIME, cleaner, "a time is wanted")
-    keep &= cleaner.refuse(keep & (numbers < 0), TIME, "a time must not be negative", shown)
-    keep &= cleaner.refuse(keep & (numbers >= 2.0**63), TIME, "a time must fit in 64 bits", shown)
-    return pa.array((_to_int64(column, numbers, keep) // unit_per_second).astype(np.int64)), keep
+    with cleaner.typing(TIME, column.type, "times (numbers, dates or Arrow timestamps)"):
+        seconds, known = as_seconds(column, unit_per_second)
+    keep = cleaner.refuse(~known, TIME, "a time is wanted", shown)
+    keep &= cleaner.refuse(keep & (seconds < 0), TIME, "a time must not be before 1970", shown)
+    return pa.array(seconds), keep
 
 
 def clean_numbers(
     column: pa.ChunkedArray, name: str, cleaner: Cleaner, unknown_allowed: bool, binary: bool = False
 ) -> tuple[pa.Array, np.ndarray]:
-    """A label or context column as float32 (null where the log says nothing), and the rows to keep [rows] bool."""
-    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    if pa.types.is_boolean(column.type):
-        column = pc.cast(column, pa.int8())
-    unknown = _nulls(column)
-    if pa.types.is_string(column.type):
-        unknown |= _bools(pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(column)), 0))
+    """A label or context column as float32 (null where the log says nothing), and the rows to keep [rows] bool.
+
+    Under the policy "clip" what is infinite (or is as a float32) is kept as it is, for `clip_infinite`.
+    """
+    column = plain(column)
     shown = _shown(column)
-    values = _as_float(column)
-    text_wrong = np.zeros(len(values), bool)
-    if pa.types.is_string(column.type):
-        named = _bools(pc.match_substring_regex(column, _NOT_FINITE))
-        text_wrong = np.isnan(values) & ~unknown & ~named
-    keep = cleaner.refuse(text_wrong, name, "a number is wanted", shown)
+    unknown = is_empty(column)
+    with cleaner.typing(name, column.type, "numbers"):
+        wide, no_number = as_float(column)
+    with np.errstate(over="ignore"):
+        values = wide.astype(np.float32)
+    keep = cleaner.refuse(no_number, name, "a number is wanted", shown)
     keep &= cleaner.refuse(np.isnan(values) & ~unknown & keep, name, "a label must not be NaN", shown)
-    infinite = np.isinf(values) & keep
-    if infinite.any() and cleaner.policy == "clip" and np.isfinite(values).any():
-        finite = values[np.isfinite(values)]
-        values = np.clip(values, finite.min(), finite.max())
-        cleaner.count(f"{name}: infinite, clipped", int(infinite.sum()))
-    else:
-        keep &= cleaner.refuse(infinite, name, "a label must be finite", shown)
+    if cleaner.policy != "clip" or binary:
+        reason = "a label must be finite" + (" as a float32" if np.isfinite(wide[np.isinf(values)]).any() else "")
+        keep &= cleaner.refuse(np.isinf(values) & keep, name, reason, shown)
     if not unknown_allowed:
         keep &= cleaner.refuse(unknown & keep, name, "a label must not be empty", shown)
     if binary:
         neither = keep & ~unknown & (values != 0) & (values != 1)
         keep &= cleaner.refuse(neither, name, "a binary label is 0 or 1", shown)
-    return pa.array(values.astype(np.float32), mask=unknown), keep
+    return pa.array(values, mask=unknown), keep
+
+
+def clip_infinite(events: pa.Table, names: Sequence[str], cleaner: Cleaner) -> pa.Table:
+    """Brings infinite numbers to the smallest and largest finite ones of the whole log, and counts them; where no
+    number is finite their rows go. What a block alone holds plays no part."""
+    for name in names:
+        values = pc.fill_null(events.column(name), np.float32(0)).to_numpy()
+        infinite = np.isinf(values)
+        if not infinite.any():
+            continue
+        finite = pc.min_max(events.column(name).filter(pa.array(~infinite))).as_py()
+        if finite["min"] is None:
+            cleaner.count(f"{name}: a label must be finite", int(infinite.sum()))
+            events = events.filter(pa.array(~infinite))
+            continue
+        cleaner.count(f"{name}: infinite, clipped", int(infinite.sum()))
+        clipped = pa.array(np.clip(values, finite["min"], finite["max"]), mask=is_empty(events.column(name)))
+        events = events.set_column(events.column_names.index(name), name, clipped)
+    return events
 
 
 def lenient_numbers(column: pa.ChunkedArray, name: str, cleaner: Cleaner) -> pa.Array:
-    """Numbers of a feature; what is no number is unknown, and counted."""
+    """float32 numbers of a feature; what is no finite number is unknown, and counted."""
     lenient = Cleaner("drop", cleaner.file)
     values, keep = clean_numbers(column, name, lenient, unknown_allowed=True)
     cleaner.count(f"{name}: not a number, taken as unknown", int((~keep).sum()))
     return pc.if_else(pa.array(keep), values, None)
+
+
+def lenient_times(column: pa.ChunkedArray, name: str, cleaner: Cleaner) -> pa.Array:
+    """int64 seconds of a feature (a number counts in seconds); what is no time is unknown, and counted."""
+    column = plain(column)
+    with cleaner.typing(name, column.type, "times (seconds, dates or Arrow timestamps)"):
+        seconds, known = as_seconds(column)
+    cleaner.count(f"{name}: not a time, taken as unknown", int((~known & ~is_empty(column)).sum()))
+    return pa.array(seconds, mask=~known)
+
+
+def as_text(column: pa.ChunkedArray, name: str, cleaner: Cleaner) -> pa.Array:
+    """A category as text.
+
+    Raises:
+      UserError: its type has no text form (a list, a struct).
+    """
+    column = plain(column)
+    with cleaner.typing(name, column.type, "one value a row"):
+        return pc.cast(column, pa.string())
 
 
 def drop_duplicates(events: pa.Table, cleaner: Cleaner) -> pa.Table:
@@ -159,45 +200,5 @@ def drop_duplicates(events: pa.Table, cleaner: Cleaner) -> pa.Table:
     return events.filter(pa.array(~repeated))
 
 
-def _numbers(column: pa.Array, name: str, cleaner: Cleaner, wanted: str) -> tuple[np.ndarray, np.ndarray]:
-    numbers = _as_float(column)
-    return np.nan_to_num(numbers), cleaner.refuse(~np.isfinite(numbers), name, wanted, _shown(column))
-
-
-def _as_float(column: pa.Array) -> np.ndarray:
-    """[rows] float64; NaN where there is no number."""
-    if pa.types.is_string(column.type):
-        fits = pc.or_(pc.match_substring_regex(column, _DECIMAL), pc.match_substring_regex(column, _NOT_FINITE))
-        column = pc.if_else(fits, pc.utf8_trim_whitespace(column), None)
-        column = pc.cast(pc.replace_substring(column, "+", ""), pa.float64())
-    return pc.cast(column, pa.float64(), safe=False).to_numpy(zero_copy_only=False).astype(np.float64)
-
-
-def _to_int64(column: pa.Array, numbers: np.ndarray, keep: np.ndarray) -> np.ndarray:
-    """Integers beyond 2^53 pass through unharmed: they are read as integers, not through `numbers`."""
-    if pa.types.is_integer(column.type):
-        return pc.fill_null(pc.cast(column, pa.int64()), 0).to_numpy(zero_copy_only=False)
-    if pa.types.is_string(column.type) and _bools(pc.match_substring_regex(column, _INTEGER))[keep].all():
-        digits = pc.if_else(pa.array(keep), pc.utf8_trim_whitespace(column), "0")
-        return pc.cast(digits, pa.int64()).to_numpy(zero_copy_only=False)
-    return np.where(keep, numbers, 0).astype(np.int64)
-
-
-def _parse_dates(column: pa.Array) -> pa.Array:
-    for pattern in ("%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"):
-        parsed = pc.strptime(column, format=pattern, unit="s", error_is_null=True)
-        if parsed.null_count < len(column):
-            return parsed
-    return column
-
-
 def _shown(column: pa.Array) -> Callable[[int], object]:
     return lambda row: column[row].as_py()
-
-
-def _nulls(column: pa.Array) -> np.ndarray:
-    return pc.is_null(column).to_numpy(zero_copy_only=False)
-
-
-def _bools(column: pa.Array) -> np.ndarray:
-    return pc.fill_null(column, False).to_numpy(zero_copy_only=False)

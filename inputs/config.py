@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from foundation.config import Config
-from inputs.schema import FeatureKind, LabelKind, Positive
+from inputs.schema import ITEM, LIST, TIME, USER, LabelKind, Positive, refuse_repeated
 from inputs.simulate.config import SimulateConfig
 
 LogFormat = Literal["simulated", "movielens", "recbole", "columns"]
@@ -28,15 +28,20 @@ class ColumnsConfig(Config):
     time: str
     list: str | None = None
     labels: dict[str, LabelKind] = {}
-    context: dict[str, FeatureKind] = {}
+    context: dict[str, Literal["category", "number", "logged"]] = {}
     user_file: str | None = None
     user_id: str = "user_id"
-    user_features: dict[str, FeatureKind] = {}
+    user_features: dict[str, Literal["category", "categories", "number"]] = {}
     item_file: str | None = None
     item_id: str = "item_id"
-    item_features: dict[str, FeatureKind] = {}
+    item_features: dict[str, Literal["category", "categories", "number", "time", "text"]] = {}
     time_unit: Literal["s", "ms", "us"] = "s"
     delimiter: str = Field(",", min_length=1, max_length=1)
+
+    @model_validator(mode="after")
+    def _distinct_names(self) -> ColumnsConfig:
+        refuse_repeated("context and labels", [*self.context, *self.labels], taken=(USER, ITEM, TIME, LIST))
+        return self
 
 
 class SplitConfig(Config):
@@ -50,10 +55,10 @@ class InputsConfig(Config):
     """format: what the log is. path: the log; for "simulated" a world written before (without it, one is made).
 
     positive: the events that count as interest (default: the log's own: a click, a rating of 4 or more, any event).
-    on_bad_row: "error" stops at the first; "drop" leaves bad rows out; "clip" brings infinite labels to the largest
-    finite ones and drops what cannot be mended. All are counted. history_length: items of a user's history that models
-    see. min_item_events: items seen less often in training have no id of their own (they share the unknown one).
-    hashed: features whose values are hashed to so many buckets, in place of a vocabulary.
+    on_bad_row: "error" stops at the first; "drop" leaves bad rows out; "clip" brings infinite numbers to the smallest
+    or largest finite one of the whole log and drops what cannot be mended. All are counted. history_length: items of a
+    user's history that models see. min_item_events: items seen less often in training have no id of their own (they
+    share the unknown one). hashed: features whose values are hashed to so many buckets, in place of a vocabulary.
     """
 
     format: LogFormat

@@ -56,7 +56,7 @@ class FeatureSpace:
         """Fits vocabularies and standardisations on events before `split.train_end`.
 
         Raises:
-          UserError: `config.hashed` names a feature that the log lacks.
+          UserError: `config.hashed` names a feature that the log lacks, or two features make inputs of one name.
         """
         check_hashed(config.hashed, dataset.schema)
         users, items = Entities(dataset.users, USER, first=1), Entities(dataset.items, ITEM, first=0)
@@ -65,6 +65,10 @@ class FeatureSpace:
         hashed, rare = config.hashed, config.min_item_events
         user_columns = encode_features(users, schema.user_features, counted.users, 1, hashed)
         item_columns = encode_features(items, schema.item_features, counted.items, rare, hashed)
+        names = [_spec("item", name, column).name for name, column in item_columns.items()] + list(Trends.names())
+        for name in names:
+            if names.count(name) > 1:
+                raise UserError(f"{dataset.path}: two item features make the model input '{name}'.", "Rename one.")
         return cls(users, items, user_columns, item_columns, counted.context, counted.label_means, schema)
 
     @cached_property

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import model_validator
+
 from foundation.config import Config
 
 FeatureKind = Literal["category", "categories", "number", "time", "text", "logged"]
@@ -41,11 +43,29 @@ class Schema(Config):
     context_features: tuple[Feature, ...] = ()
     labels: tuple[Label, ...] = ()
 
+    @model_validator(mode="after")
+    def _distinct_names(self) -> Schema:
+        """Columns, and the inputs of models that are named after them, must not take each other's place."""
+        described = {"user": self.user_features, "item": self.item_features}
+        for side, features in described.items():
+            refuse_repeated(f"{side} features", [feature.name for feature in features], taken=("id",))
+        refuse_repeated("context and labels", self.event_columns[4:], taken=(USER, ITEM, TIME, LIST))
+        return self
+
     @property
     def event_columns(self) -> list[str]:
         """Columns of the events files, in order."""
         extra = [feature.name for feature in self.context_features] + [label.name for label in self.labels]
         return [USER, ITEM, TIME, LIST, *extra]
+
+
+def refuse_repeated(where: str, names: list[str], taken: tuple[str, ...]) -> None:
+    """Raises ValueError when a name stands for two columns, or is headrace's own."""
+    for name in names:
+        if name in taken:
+            raise ValueError(f"{where}: the name '{name}' is taken by headrace's own column")
+        if names.count(name) > 1:
+            raise ValueError(f"{where}: the name '{name}' stands for {names.count(name)} columns")
 
 
 class Positive(Config):

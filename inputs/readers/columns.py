@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from foundation.errors import UserError, first_line
-from inputs.cleaning import Cleaner, lenient_numbers
+from inputs.cleaning import Cleaner, as_text, lenient_numbers, lenient_times
 from inputs.config import ColumnsConfig, InputsConfig
 from inputs.readers.delimited import header, need_columns, text_blocks
 from inputs.readers.rawlog import (
@@ -88,7 +88,9 @@ def _entities(
         return entities(events.column(key), key, None)
     path = Path(file)
     cleaner = _cleaner(path, cleaner_of)
-    table = pa.concat_tables(_blocks(path, [id_column, *features], mapping.delimiter, cleaner))
+    table = pa.concat_tables(
+        _blocks(path, [id_column, *features], mapping.delimiter, cleaner), promote_options="permissive"
+    )
     columns = {id_column: table.column(id_column)}
     for name, kind in features.items():
         columns[name] = _feature(table.column(name), name, kind, cleaner)
@@ -101,12 +103,13 @@ def _feature(column: pa.ChunkedArray, name: str, kind: FeatureKind, cleaner: Cle
     if kind == "number":
         return lenient_numbers(column, name, cleaner)
     if kind == "time":
-        return pc.cast(lenient_numbers(column, name, cleaner), pa.int64(), safe=False)
-    if kind == "categories":
-        if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        return lenient_times(column, name, cleaner)
+    if kind != "categories":
+        return as_text(column, name, cleaner)
+    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        with cleaner.typing(name, column.type, "lists of values that have a text form"):
             return pc.cast(column, pa.list_(pa.string()))
-        return pc.split_pattern_regex(pc.cast(column, pa.string()), r"[|;]\s*")
-    return pc.cast(column, pa.string())
+    return pc.split_pattern_regex(as_text(column, name, cleaner), r"[|;]\s*")
 
 
 def _cleaner(path: Path, cleaner_of: Callable[..., Cleaner]) -> Cleaner:
@@ -129,19 +132,13 @@ def _blocks(path: Path, wanted: Sequence[str], delimiter: str, cleaner: Cleaner)
     if not files:
         raise UserError(f"{path}: no .parquet file in this folder.", "Check inputs.path.")
     for file in files:
+        cleaner.enter(str(file))
         try:
             parquet = pq.ParquetFile(file)
             need_columns(file, parquet.schema_arrow.names, wanted)
             for batch in parquet.iter_batches(columns=list(wanted)):
-                yield _plain(pa.Table.from_batches([batch]))
+                yield pa.Table.from_batches([batch])
         except (pa.ArrowException, OSError) as error:
             what = "empty" if file.stat().st_size == 0 else "not whole Parquet"
             raise UserError(f"{file}: this file is {what} ({first_line(error)}).", "Get or write it again.") from error
-
-
-def _plain(table: pa.Table) -> pa.Table:
-    """Dictionary-encoded and large strings as plain ones."""
-    for index, field in enumerate(table.schema):
-        if pa.types.is_dictionary(field.type) or pa.types.is_large_string(field.type):
-            table = table.set_column(index, field.name, pc.cast(table.column(index), pa.string()))
-    return table
+    cleaner.enter(str(path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv as python_csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def text_blocks(
         separator = "\t"
         source = pa.BufferReader(path.read_bytes().replace(delimiter.encode(), b"\t"))
     try:
-        columns = list(names) if names else header(path, delimiter, encoding)
+        columns = list(names) if names else header(path, delimiter, encoding, quoted)
         reader = csv.open_csv(
             source,
             read_options=csv.ReadOptions(
@@ -74,12 +75,21 @@ def text_blocks(
         raise UserError(f"{path}: cannot be read as delimited text ({first_line(error)}).") from error
 
 
-def header(path: Path, delimiter: str, encoding: str = "utf8") -> list[str]:
-    """The column names in a file's first line."""
+def header(path: Path, delimiter: str, encoding: str = "utf8", quoted: bool = True) -> list[str]:
+    """The column names in a file's first line.
+
+    Raises:
+      UserError: the file is missing or empty, or a name stands there twice.
+    """
     _need_content(path)
-    with path.open(encoding=encoding, errors="replace") as lines:
+    with path.open(encoding=encoding, errors="replace", newline="") as lines:
         first = lines.readline().rstrip("\r\n").removeprefix("\ufeff")
-    return [name.strip().strip('"') for name in first.split(delimiter)]
+    split = next(python_csv.reader([first], delimiter=delimiter), []) if quoted else first.split(delimiter)
+    names = [name.strip() for name in split]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"{path}: the header names column '{name}' {names.count(name)} times.", "Rename one.")
+    return names
 
 
 def _need_content(path: Path) -> None:
@@ -92,6 +102,8 @@ def _need_content(path: Path) -> None:
 def need_columns(path: Path, found: Sequence[str], wanted: Sequence[str]) -> None:
     """Raises UserError, naming the nearest, when a file lacks a wanted column."""
     for column in wanted:
+        if list(found).count(column) > 1:
+            raise UserError(f"{path}: there are several columns '{column}'.", "Rename all but one.")
         if column not in found:
             raise UserError(f"{path}: no column '{column}'; {nearest(column, found)}", "Check inputs.columns.")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import ValidationError
 
 from foundation.errors import UserError
 from inputs.cleaning import Cleaner, drop_duplicates
@@ -39,19 +40,27 @@ def import_log(config: InputsConfig, path: str | Path) -> Dataset:
         return Cleaner(config.on_bad_row, str(file), header_rows, counts)
 
     log = READERS[config.format](config, cleaner_of)
+    schema = _schema(log, str(config.path))
     events = _ordered(log.events, cleaner_of(Path(str(config.path))))
-    schema = Schema(
-        user_features=log.user_features,
-        item_features=log.item_features,
-        context_features=log.context_features,
-        labels=log.labels,
-    )
     with DatasetWriter(path, schema, log.source) as writer:
         writer.counts = counts
         writer.write_users(log.users)
         writer.write_items(log.items)
         writer.write_events(events)
     return Dataset.open(path)
+
+
+def _schema(log: RawLog, path: str) -> Schema:
+    try:
+        return Schema(
+            user_features=log.user_features,
+            item_features=log.item_features,
+            context_features=log.context_features,
+            labels=log.labels,
+        )
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise UserError(f"{path}: {reason}.", "Rename the column in the log, or leave it out.") from error
 
 
 def _ordered(events: pa.Table, cleaner: Cleaner) -> pa.Table:

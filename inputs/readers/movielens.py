@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from foundation.errors import UserError
-from inputs.cleaning import Cleaner
+from inputs.cleaning import Cleaner, lenient_numbers
 from inputs.config import InputsConfig
 from inputs.readers.delimited import header, need_columns, text_blocks, whole_text
 from inputs.readers.rawlog import RATING_LABELS, EventColumns, RawLog, described, entities, typed_events, with_likes
@@ -87,7 +87,7 @@ def _users_100k(folder: Path, events: pa.Table, cleaner_of: Callable[..., Cleane
         pa.table(
             {
                 "user": table.column("user"),
-                "age": pc.cast(table.column("age"), pa.float32()),
+                "age": lenient_numbers(table.column("age"), "age", cleaner),
                 "gender": table.column("gender"),
                 "occupation": table.column("occupation"),
             }
@@ -114,7 +114,7 @@ def _layout_dat(folder: Path, cleaner_of: Callable[..., Cleaner]) -> RawLog:
         cleaner = cleaner_of(folder / "users.dat")
         names = ("user", "gender", "age", "occupation", "zip")
         table = whole_text(folder / "users.dat", cleaner, delimiter="::", names=names, quoted=False)
-        age = pc.cast(table.column("age"), pa.float32())
+        age = lenient_numbers(table.column("age"), "age", cleaner)
         columns = {name: table.column(name) for name in ("user", "gender", "occupation")}
         users = described(pa.table({**columns, "age": age}), USER, "user", events.column(USER).type, cleaner)
     return _log("MovieLens (.dat)", folder, events, users, items)

@@ -10,10 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from foundation.errors import UserError
-from inputs.cleaning import Cleaner, clean_ids, clean_numbers, clean_times, integer_ids
-from inputs.schema import ITEM, TIME, USER, Feature, Label
+from inputs.cleaning import Cleaner, as_text, clean_ids, clean_numbers, clean_times, clip_infinite, integer_ids
+from inputs.schema import ITEM, LIST, TIME, USER, Feature, Label
 
 SECOND, MILLISECOND, MICROSECOND = 1, 1_000, 1_000_000
+NUMBERS = ("number", "logged")  # kinds of context that are numbers
 LIKED_FROM = 4.0  # a rating of so much on the usual five-star scale counts as a like
 
 
@@ -62,7 +63,9 @@ def typed_events(
         cleaner.rows_seen += block.num_rows
     if not sum(block.num_rows for block in typed):
         raise UserError(f"{cleaner.file}: no usable row in it.", "Choose a log that has some.")
-    return pa.concat_tables(typed)
+    events = pa.concat_tables(typed)
+    numbers = [*columns.labels, *(name for name, kind in columns.context.items() if kind in NUMBERS)]
+    return clip_infinite(events, numbers, cleaner)
 
 
 def _typed_block(
@@ -74,16 +77,16 @@ def _typed_block(
     keep = keep & keep_items & keep_times
     arrays: dict[str, pa.Array] = {USER: users, ITEM: items, TIME: times}
     if columns.list is not None:
-        arrays["list_id"] = pc.cast(block.column(columns.list), pa.string()).combine_chunks()
+        arrays[LIST] = as_text(block.column(columns.list), LIST, cleaner)
     for name, kind in columns.labels.items():
         arrays[name], good = clean_numbers(block.column(name), name, cleaner, unknown_allowed, kind == "binary")
         keep &= good
     for name, kind in columns.context.items():
-        if kind in ("number", "logged"):
+        if kind in NUMBERS:
             arrays[name], good = clean_numbers(block.column(name), name, cleaner, unknown_allowed=True)
             keep &= good
         else:
-            arrays[name] = pc.cast(block.column(name), pa.string()).combine_chunks()
+            arrays[name] = as_text(block.column(name), name, cleaner)
     return pa.table(arrays).filter(pa.array(keep))
 
 

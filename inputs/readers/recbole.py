@@ -101,14 +101,17 @@ def _file(folder: Path, kind: str) -> Path | None:
 
 def _types(path: Path) -> dict[str, str]:
     """Column name -> RecBole type."""
-    pairs = [name.rpartition(":") for name in header(path, "\t")]
+    pairs = [name.rpartition(":") for name in header(path, "\t", quoted=False)]
     wrong = [right for left, _, right in pairs if not left or right not in (*_KINDS, "float_seq")]
     if wrong:
         raise UserError(
             f"{path}: the header is not RecBole's: {wrong[0]!r} is not 'name:type'.",
             "Types are token, token_seq, float and float_seq.",
         )
-    return {left: right for left, _, right in pairs}
+    types = {left: right for left, _, right in pairs}
+    if len(types) < len(pairs):
+        raise UserError(f"{path}: the header names a column twice, with two types.", "Rename one.")
+    return types
 
 
 def _untyped(table: pa.Table) -> pa.Table:

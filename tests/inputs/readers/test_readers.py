@@ -61,9 +61,11 @@ def test_movielens_1m(tmp_path):
         tmp_path,
         ratings__dat="".join("::".join(map(str, row)) + "\n" for row in RATINGS),
         movies__dat="10::Caf\xe9: The Movie (1995)::Action|Comedy\n20::Two (1996)::Drama\n",
-        users__dat="1::F::25::10::48067\n2::M::56::16::70072\n",
+        users__dat="1::F::25::10::48067\n2::M::56::16::70072\n7::M::old::16::70072\n",
     )
     dataset = _read(tmp_path, folder)
+    assert dataset.users.to_pylist()[2]["age"] is None
+    assert dataset.counts["age: not a number, taken as unknown"] == 1
     assert _rows(dataset) == IN_TIME_ORDER
     assert dataset.items.to_pylist()[0]["title"] == "Caf\xe9: The Movie (1995)"
     assert dataset.users.to_pylist()[1] == {"user_id": 2, "gender": "M", "occupation": "16", "age": 56.0}
@@ -163,7 +165,10 @@ BAD_ROWS = {
         "user_id: an id must fit in 64 bits",
     ),
     "1,10,4,noon": (r"row 3: timestamp is 'noon': a time is wanted", "timestamp: a time is wanted"),
-    "1,10,4,-5": (r"row 3: timestamp is '-5': a time must not be negative", "timestamp: a time must not be negative"),
+    "1,10,4,-5": (
+        r"row 3: timestamp is '-5': a time must not be before 1970",
+        "timestamp: a time must not be before 1970",
+    ),
     "1,10,4": (r"row 3: 3 columns, 4 are wanted", "rows with another number of columns"),
     "1,10,4,50": (r"1 duplicate rows, such as user 1, item 10, time 50", "duplicate rows"),
 }
