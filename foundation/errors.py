@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from yaml import YAMLError
 
 
 class UserError(Exception):
@@ -31,3 +35,16 @@ def nearest(name: str, options: Iterable[str]) -> str:
 def first_line(error: BaseException) -> str:
     """What a library's error says in one line, for the reason in a message of ours."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+@contextlib.contextmanager
+def damaged(path: str | Path, remedy: str) -> Iterator[None]:
+    """Turns the failure of reading a file of ours (a key missing, a value of another kind) into a UserError that names
+    it: it was cut short or changed by hand."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (LookupError, TypeError, AttributeError, ValueError, YAMLError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: damaged ({reason}).", remedy) from error

@@ -7,12 +7,15 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from foundation.errors import UserError
+
+_LEFT_BEHIND = re.compile(r"\.(?P<name>.+)\.\d+\.(?P<kind>partial|old)$")
 
 
 @contextlib.contextmanager
@@ -86,15 +89,22 @@ def _sync(path: Path) -> None:
 
 
 def sweep_partial(directory: str | os.PathLike[str]) -> list[Path]:
-    """Removes what killed writers left in `directory` (`.NAME.PID.partial`, `.NAME.PID.old`); returns that."""
-    removed = []
-    for entry in (*Path(directory).glob(".*.partial"), *Path(directory).glob(".*.old")):
-        if entry.is_dir():
+    """Tidies up after killed writers in `directory`: removes what was half-written (`.NAME.PID.partial`) or replaced
+    (`.NAME.PID.old`), and gives NAME back where the kill fell between its two renames. Returns the entries dealt with.
+    """
+    swept = []
+    for entry in sorted(Path(directory).glob(".*")):
+        match = _LEFT_BEHIND.match(entry.name)
+        if match is None:
+            continue
+        if match["kind"] == "old" and not (entry.parent / match["name"]).exists():
+            os.rename(entry, entry.parent / match["name"])
+        elif entry.is_dir():
             shutil.rmtree(entry, ignore_errors=True)
         else:
             entry.unlink(missing_ok=True)
-        removed.append(entry)
-    return removed
+        swept.append(entry)
+    return swept
 
 
 def file_entry(path: Path) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def tf_write_errors(path: str | os.PathLike[str]) -> Iterator[None]:
         yield
     except tf.errors.OpError as error:
         reason = first_line(error)
-        if "No space left" in reason or isinstance(error, tf.errors.ResourceExhaustedError):
+        if "No space left" in reason or "Disk quota" in reason:
             raise UserError(f"{path}: the disk is full.", "Free some space and run the same command again.") from error
         raise UserError(f"{path}: cannot be written ({reason}).", "Mend it and run the same command again.") from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -51,14 +52,14 @@ class Batches:
 
 
 class ReadAhead(Iterator[Inputs]):
-    """Batches made ahead by a thread, READ_AHEAD of them waiting. Leave its `with` block, or `close` it, to stop the
-    thread early: whoever waits for a batch, in whatever thread, is then told that there are no more."""
+    """Batches made ahead by a thread, READ_AHEAD of them waiting. Leave its `with` block, `close` it or drop it, to
+    stop the thread early: whoever waits for a batch, in whatever thread, is then told that there are no more."""
 
     def __init__(self, batches: Iterator[Inputs]) -> None:
-        self._batches = batches
         self._ready: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=READ_AHEAD)
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._produce, name="headrace-batches", daemon=True)
+        makes = partial(_make_ahead, batches, self._ready, self._stopped)  # without self, so that it can be dropped
+        self._thread = threading.Thread(target=makes, name="headrace-batches", daemon=True)
         self._thread.start()
 
     def __next__(self) -> Inputs:
@@ -80,27 +81,31 @@ class ReadAhead(Iterator[Inputs]):
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def __del__(self) -> None:
+        self._stopped.set()
+
     def close(self) -> None:
         self._stopped.set()
         self._thread.join()
 
-    def _produce(self) -> None:
-        try:
-            for batch in self._batches:
-                if not self._put(("batch", batch)):
-                    return
-            self._put(("end", None))
-        except BaseException as error:  # handed to the consumer, who raises it
-            self._put(("error", error))
 
-    def _put(self, item: tuple[str, Any]) -> bool:
-        while not self._stopped.is_set():
+def _make_ahead(batches: Iterator[Inputs], ready: queue.Queue[tuple[str, Any]], stopped: threading.Event) -> None:
+    def put(item: tuple[str, Any]) -> bool:
+        while not stopped.is_set():
             try:
-                self._ready.put(item, timeout=PATIENCE)
+                ready.put(item, timeout=PATIENCE)
             except queue.Full:
                 continue
             return True
         return False
+
+    try:
+        for batch in batches:
+            if not put(("batch", batch)):
+                return
+        put(("end", None))
+    except BaseException as error:  # handed to the consumer, who raises it
+        put(("error", error))
 
 
 def retrieval_batches(

@@ -11,7 +11,7 @@ _DECIMAL = r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"
 _NOT_FINITE = r"^[-+]?(?i:nan|inf|infinity)$"
 _DATE = (
     r"^(?P<date>\d{4}-\d{2}-\d{2})(?:[T ](?P<time>\d{2}:\d{2}(?::\d{2})?)(?:\.\d+)?)?"
-    r" ?(?P<zone>Z|UTC|(?:(?P<sign>[-+])(?P<hours>\d{2}):?(?P<minutes>\d{2})))?$"
+    r" ?(?P<zone>Z|UTC|(?:(?P<sign>[-+])(?P<hours>[01]\d|2[0-3]):?(?P<minutes>[0-5]\d)))?$"
 )
 _PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 _LARGEST = str(2**63 - 1)
@@ -23,7 +23,7 @@ def plain(column: pa.Array | pa.ChunkedArray) -> pa.Array:
     column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if pa.types.is_dictionary(column.type):
         column = pc.cast(column, column.type.value_type)
-    if pa.types.is_large_string(column.type):
+    if pa.types.is_large_string(column.type) or pa.types.is_string_view(column.type):
         column = pc.cast(column, pa.string())
     return pc.utf8_trim_whitespace(column) if pa.types.is_string(column.type) else column
 
@@ -118,7 +118,7 @@ def _dates(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     time = pc.if_else(pc.equal(pc.utf8_length(time), 5), pc.binary_join_element_wise(time, "00", ":"), time)
     stamp = pc.binary_join_element_wise(date, time, "T")
     parsed = pc.strptime(stamp, format="%Y-%m-%dT%H:%M:%S", unit="s", error_is_null=True)
-    known = ~is_empty(parsed)
+    known = _bools(pc.equal(pc.strftime(parsed, format="%Y-%m-%dT%H:%M:%S"), stamp))  # not for the 30th of February
     seconds = pc.fill_null(pc.cast(parsed, pa.int64()), 0).to_numpy(zero_copy_only=False)
     hours, minutes = (
         pc.cast(pc.if_else(pc.equal(part, ""), "0", part), pa.int64()).to_numpy(zero_copy_only=False)

@@ -15,6 +15,8 @@ from inputs.casting import as_float, as_integer, as_seconds, is_empty, plain
 from inputs.config import BadRowPolicy
 from inputs.schema import ITEM, TIME, USER
 
+FINITE = "a label must be a finite float32"
+
 
 @dataclass
 class Cleaner:
@@ -119,8 +121,7 @@ def clean_numbers(
     keep = cleaner.refuse(no_number, name, "a number is wanted", shown)
     keep &= cleaner.refuse(np.isnan(values) & ~unknown & keep, name, "a label must not be NaN", shown)
     if cleaner.policy != "clip" or binary:
-        reason = "a label must be finite" + (" as a float32" if np.isfinite(wide[np.isinf(values)]).any() else "")
-        keep &= cleaner.refuse(np.isinf(values) & keep, name, reason, shown)
+        keep &= cleaner.refuse(np.isinf(values) & keep, name, FINITE, shown)
     if not unknown_allowed:
         keep &= cleaner.refuse(unknown & keep, name, "a label must not be empty", shown)
     if binary:
@@ -132,6 +133,7 @@ def clean_numbers(
 def clip_infinite(events: pa.Table, names: Sequence[str], cleaner: Cleaner) -> pa.Table:
     """Brings infinite numbers to the smallest and largest finite ones of the whole log, and counts them; where no
     number is finite their rows go. What a block alone holds plays no part."""
+    keep = np.ones(events.num_rows, bool)
     for name in names:
         values = pc.fill_null(events.column(name), np.float32(0)).to_numpy()
         infinite = np.isinf(values)
@@ -139,13 +141,13 @@ def clip_infinite(events: pa.Table, names: Sequence[str], cleaner: Cleaner) -> p
             continue
         finite = pc.min_max(events.column(name).filter(pa.array(~infinite))).as_py()
         if finite["min"] is None:
-            cleaner.count(f"{name}: a label must be finite", int(infinite.sum()))
-            events = events.filter(pa.array(~infinite))
+            keep &= ~infinite
+            cleaner.count(f"{name}: {FINITE}", int(infinite.sum()))
             continue
         cleaner.count(f"{name}: infinite, clipped", int(infinite.sum()))
         clipped = pa.array(np.clip(values, finite["min"], finite["max"]), mask=is_empty(events.column(name)))
         events = events.set_column(events.column_names.index(name), name, clipped)
-    return events
+    return events.filter(pa.array(keep))
 
 
 def lenient_numbers(column: pa.ChunkedArray, name: str, cleaner: Cleaner) -> pa.Array:
@@ -156,24 +158,25 @@ def lenient_numbers(column: pa.ChunkedArray, name: str, cleaner: Cleaner) -> pa.
     return pc.if_else(pa.array(keep), values, None)
 
 
-def lenient_times(column: pa.ChunkedArray, name: str, cleaner: Cleaner) -> pa.Array:
-    """int64 seconds of a feature (a number counts in seconds); what is no time is unknown, and counted."""
+def lenient_times(column: pa.ChunkedArray, name: str, unit_per_second: int, cleaner: Cleaner) -> pa.Array:
+    """int64 seconds of a feature; what is no time is unknown, and counted."""
     column = plain(column)
-    with cleaner.typing(name, column.type, "times (seconds, dates or Arrow timestamps)"):
-        seconds, known = as_seconds(column)
+    with cleaner.typing(name, column.type, "times (numbers, dates or Arrow timestamps)"):
+        seconds, known = as_seconds(column, unit_per_second)
     cleaner.count(f"{name}: not a time, taken as unknown", int((~known & ~is_empty(column)).sum()))
     return pa.array(seconds, mask=~known)
 
 
 def as_text(column: pa.ChunkedArray, name: str, cleaner: Cleaner) -> pa.Array:
-    """A category as text.
+    """A category as text; an empty one is unknown.
 
     Raises:
       UserError: its type has no text form (a list, a struct).
     """
     column = plain(column)
-    with cleaner.typing(name, column.type, "one value a row"):
-        return pc.cast(column, pa.string())
+    with cleaner.typing(name, column.type, "single values"):
+        text = pc.cast(column, pa.string())
+    return pc.if_else(pa.array(is_empty(text)), None, text)
 
 
 def drop_duplicates(events: pa.Table, cleaner: Cleaner) -> pa.Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from foundation.config import Config
 from inputs.schema import ITEM, LIST, TIME, USER, LabelKind, Positive, refuse_repeated
@@ -20,7 +20,7 @@ class ColumnsConfig(Config):
     user, item, time: columns of the events. list: the request a row was shown in; without it a user's rows less than
     an hour apart make one list. labels, context: column -> kind. item_file, item_id, item_features and user_file,
     user_id, user_features: optional files of item and user properties beside the events, their id column and the kinds
-    of the columns to keep. time_unit: of the time column, if it is a number.
+    of the columns to keep. time_unit: of times that are numbers.
     """
 
     user: str
@@ -38,9 +38,18 @@ class ColumnsConfig(Config):
     time_unit: Literal["s", "ms", "us"] = "s"
     delimiter: str = Field(",", min_length=1, max_length=1)
 
+    @field_validator("delimiter")
+    @classmethod
+    def _separates(cls, delimiter: str) -> str:
+        if not delimiter.isascii() or delimiter in '"\r\n':
+            raise ValueError("must be an ASCII character other than a quote or a line's end")
+        return delimiter
+
     @model_validator(mode="after")
     def _distinct_names(self) -> ColumnsConfig:
         refuse_repeated("context and labels", [*self.context, *self.labels], taken=(USER, ITEM, TIME, LIST))
+        refuse_repeated("user_features", list(self.user_features), taken=("id", USER, ITEM, self.user_id))
+        refuse_repeated("item_features", list(self.item_features), taken=("id", USER, ITEM, self.item_id))
         return self
 
 

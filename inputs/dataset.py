@@ -17,9 +17,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import ValidationError
 
-from foundation.errors import UserError, first_line, nearest
+from foundation.errors import UserError, damaged, first_line, nearest
 from foundation.files import atomic_directory, disk_errors, file_entry, read_json
 from inputs.schema import ITEM, LIST, TIME, USER, Feature, Schema
 
@@ -169,11 +168,9 @@ class Dataset:
         manifest = read_json(path / MANIFEST, "the dataset's manifest")
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise UserError(f"{path / MANIFEST}: not a dataset of format {FORMAT}.", "Make the dataset again.")
-        try:
+        with damaged(path / MANIFEST, "Make the dataset again."):
             dataset = cls(path, manifest)
             sizes = {path / name: entry["bytes"] for name, entry in manifest["files"].items()}
-        except (KeyError, TypeError, AttributeError, ValidationError) as error:
-            raise UserError(f"{path / MANIFEST}: damaged ({first_line(error)}).", "Make the dataset again.") from error
         for file, wanted in sizes.items():
             size = file.stat().st_size if file.exists() else None
             if size != wanted:

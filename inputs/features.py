@@ -27,6 +27,7 @@ from inputs.trends import Trends
 from inputs.vocabulary import Vocabulary
 
 Inputs = dict[str, np.ndarray | Ragged]
+BATCH_NAMES = ("item_position",)  # what batches hold beside model inputs under a name that an input could have
 
 
 class FeatureSpace:
@@ -56,7 +57,7 @@ class FeatureSpace:
         """Fits vocabularies and standardisations on events before `split.train_end`.
 
         Raises:
-          UserError: `config.hashed` names a feature that the log lacks, or two features make inputs of one name.
+          UserError: `config.hashed` names a feature that the log lacks, or a feature's input has a taken name.
         """
         check_hashed(config.hashed, dataset.schema)
         users, items = Entities(dataset.users, USER, first=1), Entities(dataset.items, ITEM, first=0)
@@ -65,10 +66,10 @@ class FeatureSpace:
         hashed, rare = config.hashed, config.min_item_events
         user_columns = encode_features(users, schema.user_features, counted.users, 1, hashed)
         item_columns = encode_features(items, schema.item_features, counted.items, rare, hashed)
-        names = [_spec("item", name, column).name for name, column in item_columns.items()] + list(Trends.names())
+        names = [_spec("item", name, column).name for name, column in item_columns.items()]
         for name in names:
-            if names.count(name) > 1:
-                raise UserError(f"{dataset.path}: two item features make the model input '{name}'.", "Rename one.")
+            if names.count(name) > 1 or name in (*Trends.names(), *BATCH_NAMES):
+                raise UserError(f"item features: the model input '{name}' is taken.", "Rename the log's column.")
         return cls(users, items, user_columns, item_columns, counted.context, counted.label_means, schema)
 
     @cached_property
@@ -203,7 +204,8 @@ class FeatureSpace:
             "schema": self.schema.model_dump(mode="json"),
         }
         with atomic_directory(path) as folder:
-            np.savez(folder / "columns.npz", **arrays)  # type: ignore[arg-type] # numpy's types take any name for allow_pickle
+            # numpy's types take any name for allow_pickle
+            np.savez(folder / "columns.npz", **arrays)  # type: ignore[arg-type]
             pq.write_table(self.users.table, folder / "users.parquet")
             pq.write_table(self.items.table, folder / "items.parquet")
             (folder / "space.json").write_text(json.dumps(document, indent=1))

@@ -48,7 +48,7 @@ class Schema(Config):
         """Columns, and the inputs of models that are named after them, must not take each other's place."""
         described = {"user": self.user_features, "item": self.item_features}
         for side, features in described.items():
-            refuse_repeated(f"{side} features", [feature.name for feature in features], taken=("id",))
+            refuse_repeated(f"{side} features", [feature.name for feature in features], taken=("id", USER, ITEM))
         refuse_repeated("context and labels", self.event_columns[4:], taken=(USER, ITEM, TIME, LIST))
         return self
 

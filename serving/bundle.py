@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from foundation.errors import UserError, first_line
+from foundation.errors import UserError, damaged, first_line
 from foundation.files import atomic_directory, read_json
 from foundation.tf import tf, tf_write_errors
 from inputs.features import FeatureSpace
@@ -56,7 +56,7 @@ def export_bundle(
     `serving.signatures`); `space/`, `histories.npz`, `index/` and `candidates.npy` [N, D] are what is looked up around
     them.
     """
-    with atomic_directory(path) as folder, tf_write_errors(path):
+    with atomic_directory(path) as folder:
         _save_tower(folder / "query_tower", two_tower.embed_queries, space.query_features, "query")
         _save_tower(folder / "item_tower", two_tower.embed_items, space.item_features, "candidate")
         _save_ranker(folder / "ranker", ranker, space)
@@ -89,7 +89,7 @@ def read_card(path: Path) -> Card:
     document: Any = read_json(path / MANIFEST, "the bundle's manifest")
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise UserError(f"{path / MANIFEST}: not a bundle of format {FORMAT}.", "Export again.")
-    with readable(path / MANIFEST):
+    with damaged(path / MANIFEST, "Export again."):
         sizes = {path / name: size for name, size in document["files"].items()}
         card = Card(
             document["name"],
@@ -156,4 +156,5 @@ def _save(path: Path, serve: Any) -> None:
     module = tf.Module()
     module.serve, module.read = serve, list(serve.get_concrete_function().graph.variables)
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)  # the fused update stays at home
-    tf.saved_model.save(module, str(path), signatures={DEFAULT: serve}, options=options)
+    with tf_write_errors(path):
+        tf.saved_model.save(module, str(path), signatures={DEFAULT: serve}, options=options)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from foundation.errors import UserError, first_line
+from foundation.errors import UserError, damaged, first_line
 from foundation.files import atomic_directory, read_json, write_json
 from foundation.tf import tf, tf_write_errors
 
@@ -23,20 +23,23 @@ class Stored:
     path: Path
 
     def check(self) -> dict[str, Any]:
-        """Whether every file is there, whole. Returns what was saved beside the variables (input position, early
+        """Sees that every file is there, whole; returns what was saved beside the variables (input position, early
         stopping, curves).
 
         Raises:
           UserError: a file is missing or truncated.
         """
-        manifest = read_json(self.path / "state.json", "the checkpoint's state")
-        for name, size in manifest["sizes"].items():
+        path = self.path / "state.json"
+        with damaged(path, f"Remove {self.path} to do without it."):
+            manifest = read_json(path, "the checkpoint's state")
+            state, sizes = dict(manifest["state"]), dict(manifest["sizes"])
+        for name, size in sizes.items():
             entry = self.path / name
             found = entry.stat().st_size if entry.exists() else None
             if found != size:
                 what = "missing" if found is None else f"{found:,} bytes long instead of {size:,}"
                 raise UserError(f"{entry}: this checkpoint file is {what}.", f"Remove {self.path} to do without it.")
-        return manifest["state"]
+        return state
 
 
 def folder_of(directory: Path, step: int) -> Path:

@@ -81,21 +81,23 @@ def _in_words(answer: Recommendation) -> dict[str, Any]:
 def _slates(
     workspace: Workspace, funnel: Funnel, vectors: Vectors, queries: Queries, size: int
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """([Q, size] positions, medians by stage). Each query finds an index built before it was asked."""
+    """([Q, size] positions, medians by stage). Each query finds an index built before it was asked, of
+    what was published then."""
     slates = np.full((len(queries), size), -1, np.int64)
     published = funnel.space.publication
     reports: dict[str, list[tuple[int, float]]] = {}
     built = rebuilds(queries.times)
-    moment = None
+    moment, unpublished = None, np.empty(0, np.int64)
     with progress("the funnel", len(queries), "queries") as meter:
         for row in np.argsort(built, kind="stable"):
             if built[row] != moment:
                 moment = int(built[row])
                 funnel = funnel.over(*index_as_of(workspace, vectors, moment))
+                if published is not None:
+                    unpublished = np.flatnonzero(published >= moment)
             now = int(queries.times[row])
-            future = np.flatnonzero(published >= now) if published is not None else np.empty(0, np.int64)
             history, seen = queries.histories.row(row), queries.seen.row(row)
-            answer = funnel.answer(int(queries.users[row]), history, seen, now, size, blocked=future)
+            answer = funnel.answer(int(queries.users[row]), history, seen, now, size, blocked=unpublished)
             slates[row, : len(answer.slate.items)] = answer.slate.items
             for stage in answer.stages:
                 reports.setdefault(stage.stage, []).append((stage.items, stage.milliseconds))

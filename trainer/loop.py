@@ -169,7 +169,8 @@ def _saved(store: CheckpointStore, training: Training, tensorboard: Path) -> dic
             if (best := state["position"]["best_step"]) is not None:
                 store.at(best).check()
         except UserError as error:
-            say(f"{training.stage}: {error.message} Step {stored.step:,} is passed over.")
+            say(f"{training.stage}: {error.message} Step {stored.step:,} is of no use and is removed.")
+            shutil.rmtree(stored.path)
             continue
         return store.restore(stored)
     store.clear()

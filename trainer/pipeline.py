@@ -29,7 +29,7 @@ def made_from(workspace: Workspace, stage: str) -> str:
     """The digest of everything a stage's result depends on."""
     parts, needs = STAGES[stage]
     document = workspace.job.document()
-    files = source_of(workspace.job.inputs) if stage == "data" else []
+    files = source_of(workspace.job.inputs, workspace.run.path) if stage == "data" else []
     return digest(stage, {p: document[p] for p in parts}, files, [made_from(workspace, need) for need in needs])
 
 

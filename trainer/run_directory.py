@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from foundation.errors import UserError, first_line
+from foundation.errors import UserError, damaged
 from foundation.files import atomic_file, disk_errors, read_json, sweep_partial, write_json
 from trainer.job import Job
 
@@ -32,7 +32,7 @@ class RunDirectory:
         self.curves = self.path / "curves.jsonl"
         self.report = self.path / "report.html"
         self._stages = self.path / "stages.json"
-        self._lock = self.path / ".lock"
+        self._lock = self.path / ".headrace.lock"
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -58,7 +58,7 @@ class RunDirectory:
             yield
 
     def claim(self, job: Job) -> None:
-        """Makes this the job's run directory. One in which no stage was ever done takes a new job's place.
+        """Makes this the job's run directory. One in which no stage is done is a new job's to take.
 
         Raises:
           UserError: it was made by another job (the differing keys are named).
@@ -70,22 +70,18 @@ class RunDirectory:
             temporary.write_text(yaml.safe_dump(job.document(), sort_keys=False))
 
     def _refuse_foreign_folder(self) -> None:
-        if not self.path.exists() or self.config.exists():
+        if not self.path.exists() or self._lock.exists():
             return
-        if not self.path.is_dir() or any(entry != self._lock for entry in self.path.iterdir()):
+        if not self.path.is_dir() or any(self.path.iterdir()):
             raise UserError(
-                f"{self.path}: exists and is not a run directory (it has no config.yaml).",
+                f"{self.path}: exists and is not a run directory (it has no {self._lock.name}).",
                 "Choose another with --run-dir, or remove it.",
             )
 
     def _refuse_another_job(self, job: Job) -> None:
-        try:
-            stored = yaml.safe_load(self.config.read_text())
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(
-                f"{self.config}: damaged ({first_line(error)}).", "Choose another with --run-dir, or remove it."
-            ) from error
-        different = list(_differences(stored or {}, job.document()))
+        with damaged(self.config, "Choose another with --run-dir, or remove it."):
+            stored = dict(yaml.safe_load(self.config.read_text()))
+        different = list(_differences(stored, job.document()))
         if different:
             shown = "; ".join(f"{key}: {old!r} there, {new!r} here" for key, old, new in different[:5])
             raise UserError(
@@ -125,7 +121,10 @@ class RunDirectory:
         return {stage: entry["seconds"] for stage, entry in self._record().items() if "seconds" in entry}
 
     def _record(self) -> dict[str, Any]:
-        return read_json(self._stages, "the record of stages") if self._stages.exists() else {}
+        if not self._stages.exists():
+            return {}
+        with damaged(self._stages, "Remove it: every stage is then done again."):
+            return {stage: dict(entry) for stage, entry in read_json(self._stages, "the record of stages").items()}
 
 
 def _differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -19,8 +19,9 @@ from inputs.readers.rawlog import (
     SECOND,
     EventColumns,
     RawLog,
-    described,
     entities,
+    first_of_each,
+    identified,
     typed_events,
 )
 from inputs.schema import ITEM, USER, Feature, FeatureKind, Label
@@ -41,7 +42,7 @@ def read_columns(config: InputsConfig, cleaner_of: Callable[..., Cleaner]) -> Ra
     assert mapping is not None  # InputsConfig sees to it
     path = Path(str(config.path))
     wanted = [mapping.user, mapping.item, mapping.time, *mapping.labels, *mapping.context]
-    wanted += [mapping.list] if mapping.list else []
+    wanted = list(dict.fromkeys([*wanted, mapping.list] if mapping.list else wanted))  # a column may play two parts
     cleaner = _cleaner(path, cleaner_of)
     columns = EventColumns(
         mapping.user,
@@ -88,22 +89,26 @@ def _entities(
         return entities(events.column(key), key, None)
     path = Path(file)
     cleaner = _cleaner(path, cleaner_of)
-    table = pa.concat_tables(
-        _blocks(path, [id_column, *features], mapping.delimiter, cleaner), promote_options="permissive"
-    )
-    columns = {id_column: table.column(id_column)}
-    for name, kind in features.items():
-        columns[name] = _feature(table.column(name), name, kind, cleaner)
-    return entities(
-        events.column(key), key, described(pa.table(columns), key, id_column, events.column(key).type, cleaner)
-    )
+    ids = events.column(key)
+    described: list[pa.Table] = []
+    for block in _blocks(path, [id_column, *features], mapping.delimiter, cleaner):
+        columns = {id_column: block.column(id_column)}
+        for name, kind in features.items():
+            columns[name] = _feature(block.column(name), name, kind, _UNITS[mapping.time_unit], cleaner)
+        described.append(identified(pa.table(columns), key, id_column, ids.type, cleaner))
+        cleaner.rows_seen += block.num_rows
+    if not sum(block.num_rows for block in described):
+        raise UserError(f"{path}: no usable row in it.", "Get or write it again, or leave it out of the job.")
+    return entities(ids, key, first_of_each(pa.concat_tables(described), key, cleaner))
 
 
-def _feature(column: pa.ChunkedArray, name: str, kind: FeatureKind, cleaner: Cleaner) -> pa.Array | pa.ChunkedArray:
+def _feature(
+    column: pa.ChunkedArray, name: str, kind: FeatureKind, unit_per_second: int, cleaner: Cleaner
+) -> pa.Array | pa.ChunkedArray:
     if kind == "number":
         return lenient_numbers(column, name, cleaner)
     if kind == "time":
-        return lenient_times(column, name, cleaner)
+        return lenient_times(column, name, unit_per_second, cleaner)
     if kind != "categories":
         return as_text(column, name, cleaner)
     if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):

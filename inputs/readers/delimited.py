@@ -45,18 +45,21 @@ def text_blocks(
         separator = "\t"
         source = pa.BufferReader(path.read_bytes().replace(delimiter.encode(), b"\t"))
     try:
-        columns = list(names) if names else header(path, delimiter, encoding, quoted)
+        columns, lines = (list(names), 0) if names else _first_record(path, delimiter, encoding, quoted)
         reader = csv.open_csv(
             source,
             read_options=csv.ReadOptions(
                 block_size=BLOCK_BYTES,
                 column_names=columns,
-                skip_rows=0 if names else 1,
+                skip_rows=lines,
                 encoding=encoding,
                 use_threads=False,
             ),
             parse_options=csv.ParseOptions(
-                delimiter=separator, quote_char='"' if quoted else False, invalid_row_handler=torn
+                delimiter=separator,
+                quote_char='"' if quoted else False,
+                newlines_in_values=quoted,
+                invalid_row_handler=torn,
             ),
             convert_options=csv.ConvertOptions(
                 column_types=dict.fromkeys(columns, pa.string()), strings_can_be_null=False
@@ -72,24 +75,40 @@ def text_blocks(
                 f"{row.text[:80]!r}.",
                 "The file may be cut short. Mend it, or leave such rows out: --set inputs.on_bad_row=drop.",
             ) from error
-        raise UserError(f"{path}: cannot be read as delimited text ({first_line(error)}).") from error
+        raise UserError(
+            f"{path}: cannot be read as delimited text ({first_line(error)}).",
+            f"Write it again, as text in the encoding {encoding}.",
+        ) from error
 
 
 def header(path: Path, delimiter: str, encoding: str = "utf8", quoted: bool = True) -> list[str]:
-    """The column names in a file's first line.
+    """The column names in a file's first line that is not blank.
 
     Raises:
-      UserError: the file is missing or empty, or a name stands there twice.
+      UserError: the file is missing or empty, or that line is no header.
     """
+    return _first_record(path, delimiter, encoding, quoted)[0]
+
+
+def _first_record(path: Path, delimiter: str, encoding: str, quoted: bool) -> tuple[list[str], int]:
+    """The column names, and the lines they and blank ones before them take up: a quoted name may go over several."""
     _need_content(path)
-    with path.open(encoding=encoding, errors="replace", newline="") as lines:
-        first = lines.readline().rstrip("\r\n").removeprefix("\ufeff")
-    split = next(python_csv.reader([first], delimiter=delimiter), []) if quoted else first.split(delimiter)
-    names = [name.strip() for name in split]
-    for name in names:
-        if names.count(name) > 1:
-            raise UserError(f"{path}: the header names column '{name}' {names.count(name)} times.", "Rename one.")
-    return names
+    with path.open(encoding=encoding, errors="replace", newline="") as file:
+        if file.read(1) != "\ufeff":  # a byte order mark is no part of the first name
+            file.seek(0)
+        records = python_csv.reader(
+            file, delimiter=delimiter, quoting=python_csv.QUOTE_MINIMAL if quoted else python_csv.QUOTE_NONE
+        )
+        try:
+            names = [name.strip() for name in next((record for record in records if record), ())]
+            if any("\0" in name for name in names):
+                raise python_csv.Error("it holds NUL bytes")
+        except python_csv.Error as error:
+            raise UserError(
+                f"{path}: its first line is no header of delimited text ({error}).",
+                f"Write it as text in the encoding {encoding}, with the names of the columns in the first line.",
+            ) from error
+    return names, records.line_num
 
 
 def _need_content(path: Path) -> None:
@@ -103,11 +122,18 @@ def need_columns(path: Path, found: Sequence[str], wanted: Sequence[str]) -> Non
     """Raises UserError, naming the nearest, when a file lacks a wanted column."""
     for column in wanted:
         if list(found).count(column) > 1:
-            raise UserError(f"{path}: there are several columns '{column}'.", "Rename all but one.")
+            raise UserError(f"{path}: there are {list(found).count(column)} columns '{column}'.", "Rename all but one.")
         if column not in found:
             raise UserError(f"{path}: no column '{column}'; {nearest(column, found)}", "Check inputs.columns.")
 
 
 def whole_text(path: Path, cleaner: Cleaner, **options: Any) -> pa.Table:
-    """A small file at once."""
-    return pa.concat_tables(text_blocks(path, cleaner, **options))
+    """A small file at once.
+
+    Raises:
+      UserError: there is no row.
+    """
+    tables = list(text_blocks(path, cleaner, **options))
+    if not sum(table.num_rows for table in tables):
+        raise UserError(f"{path}: no row in it.", "Get or write it again, or leave it out of the job.")
+    return pa.concat_tables(tables)

@@ -71,16 +71,13 @@ def _ordered(events: pa.Table, cleaner: Cleaner) -> pa.Table:
     events = drop_duplicates(events, cleaner)
     times = events.column(TIME).to_numpy()
     if LIST in events.column_names:
-        if events.column(LIST).null_count:
-            raise UserError(f"{cleaner.file}: the list column is empty on some rows.", "Leave inputs.columns.list out.")
-        lists = _codes(events.column(LIST))
+        # A list is one user's: numbers that begin anew for each user name different ones.
+        users = _codes(events.column(USER))
+        lists, events = _codes(events.column(LIST)) * (users.max() + 1) + users, events.drop_columns([LIST])
     else:
         lists = sittings(_codes(events.column(USER)), times)
     order, numbers = list_order(lists, times)
-    events = events.take(pa.array(order))
-    if LIST in events.column_names:
-        events = events.drop_columns([LIST])
-    return events.append_column(LIST, pa.array(numbers))
+    return events.take(pa.array(order)).append_column(LIST, pa.array(numbers))
 
 
 def _codes(column: pa.ChunkedArray) -> np.ndarray:

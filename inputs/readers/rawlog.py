@@ -61,11 +61,11 @@ def typed_events(
             integer = {name: integer_ids(block.column(column)) for name, column in named.items()}
         typed.append(_typed_block(block, columns, integer, cleaner, label_may_be_unknown))
         cleaner.rows_seen += block.num_rows
-    if not sum(block.num_rows for block in typed):
-        raise UserError(f"{cleaner.file}: no usable row in it.", "Choose a log that has some.")
-    events = pa.concat_tables(typed)
     numbers = [*columns.labels, *(name for name, kind in columns.context.items() if kind in NUMBERS)]
-    return clip_infinite(events, numbers, cleaner)
+    events = clip_infinite(pa.concat_tables(typed), numbers, cleaner) if typed else None
+    if events is None or not events.num_rows:
+        raise UserError(f"{cleaner.file}: no usable row in it.", "Choose a log that has some.")
+    return events
 
 
 def _typed_block(
@@ -77,7 +77,8 @@ def _typed_block(
     keep = keep & keep_items & keep_times
     arrays: dict[str, pa.Array] = {USER: users, ITEM: items, TIME: times}
     if columns.list is not None:
-        arrays[LIST] = as_text(block.column(columns.list), LIST, cleaner)
+        arrays[LIST], good = clean_ids(block.column(columns.list), LIST, False, cleaner)
+        keep &= good
     for name, kind in columns.labels.items():
         arrays[name], good = clean_numbers(block.column(name), name, cleaner, unknown_allowed, kind == "binary")
         keep &= good
@@ -118,8 +119,17 @@ def entities(ids: pa.ChunkedArray, key: str, described: pa.Table | None) -> pa.T
 
 def described(table: pa.Table, key: str, column: str, like: pa.DataType, cleaner: Cleaner) -> pa.Table:
     """A file of users or items with its id column typed as the events' ids are; a repeated id keeps its first row."""
+    return first_of_each(identified(table, key, column, like, cleaner), key, cleaner)
+
+
+def identified(table: pa.Table, key: str, column: str, like: pa.DataType, cleaner: Cleaner) -> pa.Table:
+    """Rows of users or items that have an id, in a column `key` typed as the events' ids are."""
     ids, keep = clean_ids(table.column(column), key, pa.types.is_integer(like), cleaner)
-    table = table.drop_columns([column]).append_column(key, pa.chunked_array([ids])).filter(pa.array(keep))
+    return table.drop_columns([column]).append_column(key, pa.chunked_array([ids])).filter(pa.array(keep))
+
+
+def first_of_each(table: pa.Table, key: str, cleaner: Cleaner) -> pa.Table:
+    """The first row of each id; the others are counted."""
     codes = pc.dictionary_encode(table.column(key)).combine_chunks().indices.to_numpy()
     _, first = np.unique(codes, return_index=True)
     cleaner.count(f"{key}: described more than once", table.num_rows - len(first))

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from foundation.errors import UserError
-from inputs.cleaning import Cleaner, lenient_numbers
+from inputs.cleaning import Cleaner, as_text, lenient_numbers
 from inputs.config import InputsConfig
 from inputs.readers.delimited import header, text_blocks, whole_text
 from inputs.readers.rawlog import RATING_LABELS, EventColumns, RawLog, described, entities, typed_events, with_likes
@@ -85,11 +85,11 @@ def described_features(
             continue
         column = table.column(name)
         if type_name == "token_seq" and not any(word in name for word in _TITLE_WORDS):
-            columns[renamed.get(name, name)] = pc.utf8_split_whitespace(pc.utf8_trim_whitespace(column))
+            columns[renamed.get(name, name)] = pc.utf8_split_whitespace(as_text(column, name, cleaner))
         elif type_name == "float" or name.endswith("year") or name == "age":
             columns[renamed.get(name, name)] = lenient_numbers(column, name, cleaner)
         elif type_name in ("token", "token_seq"):
-            columns[renamed.get(name, name)] = column
+            columns[renamed.get(name, name)] = as_text(column, name, cleaner)
         else:
             cleaner.count(f"{kind} column {name} of type {type_name}: not read", 1)
     return described(pa.table(columns), key, key, events.column(key).type, cleaner)
@@ -108,10 +108,11 @@ def _types(path: Path) -> dict[str, str]:
             f"{path}: the header is not RecBole's: {wrong[0]!r} is not 'name:type'.",
             "Types are token, token_seq, float and float_seq.",
         )
-    types = {left: right for left, _, right in pairs}
-    if len(types) < len(pairs):
-        raise UserError(f"{path}: the header names a column twice, with two types.", "Rename one.")
-    return types
+    names = [left for left, _, _ in pairs]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"{path}: there are {names.count(name)} columns '{name}'.", "Rename all but one.")
+    return {left: right for left, _, right in pairs}
 
 
 def _untyped(table: pa.Table) -> pa.Table:

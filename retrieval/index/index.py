@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from scann.scann_ops.py import scann_ops_pybind
 
-from foundation.errors import UserError
+from foundation.errors import UserError, damaged
 from foundation.files import atomic_directory, file_entry, read_json
 from foundation.quiet import native_stderr_hidden
 from inputs.ragged import Ragged
@@ -158,15 +158,17 @@ class Index:
 
     @staticmethod
     def check(path: Path) -> Facts:
-        """Whether an index is whole, without loading it. Raises as `load` does."""
+        """Sees that an index is whole, without loading it; returns its facts. Raises as `load` does."""
         manifest = read_json(path / MANIFEST, "the index's manifest")
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise UserError(f"{path / MANIFEST}: not an index of format {FORMAT}.", "Build the index again.")
-        for name, entry in manifest["files"].items():
+        with damaged(path / MANIFEST, "Build the index again."):
+            facts, files = Facts(**manifest["facts"]), dict(manifest["files"])
+        for name, entry in files.items():
             file = path / name
-            if not file.exists() or file.stat().st_size != entry["bytes"] or file_entry(file) != entry:
+            if not file.exists() or file_entry(file) != entry:
                 raise UserError(f"{file}: this part of the index is missing or damaged.", "Build the index again.")
-        return Facts(**manifest["facts"])
+        return facts
 
 
 def _padded(found: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -2,6 +2,8 @@
 
 import errno
 import json
+import os
+from pathlib import Path
 
 import pytest
 
@@ -56,10 +58,32 @@ def test_a_failed_folder_leaves_nothing(tmp_path):
 def test_what_killed_writers_left_is_swept_and_the_rest_is_not(tmp_path):
     (tmp_path / ".a.txt.123.partial").write_text("half")
     (tmp_path / ".folder.123.partial").mkdir()
-    (tmp_path / ".replaced.123.old").mkdir()
     (tmp_path / "kept.txt").write_text("whole")
+    (tmp_path / ".kept.txt.123.old").write_text("before")
+    (tmp_path / ".notes.old").write_text("the user's own")
     assert len(sweep_partial(tmp_path)) == 3
-    assert [entry.name for entry in tmp_path.iterdir()] == ["kept.txt"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [".notes.old", "kept.txt"]
+    assert (tmp_path / "kept.txt").read_text() == "whole"
+
+
+def test_a_kill_between_the_two_renames_of_a_replacement_loses_nothing(tmp_path, monkeypatch):
+    with atomic_directory(tmp_path / "a") as folder:
+        (folder / "x").write_text("committed")
+    rename = os.rename
+
+    def killed(source, target):
+        if Path(target) == tmp_path / "a":
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "rename", killed)
+        with pytest.raises(KeyboardInterrupt), atomic_directory(tmp_path / "a") as folder:
+            (folder / "x").write_text("new")
+    assert not (tmp_path / "a").exists()
+    sweep_partial(tmp_path)
+    assert (tmp_path / "a" / "x").read_text() == "committed"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
 
 
 @pytest.mark.parametrize(

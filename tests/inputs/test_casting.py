@@ -83,6 +83,8 @@ def test_a_moment_is_the_same_in_every_form(moment, unit):
         ("1970-01-01T00:00:00.5-0130", 5_400),
         ("1969-12-31T23:59:59Z", -1),
         ("1970-13-01", None),
+        ("1970-02-30", None),
+        ("1970-01-01T00:00+25:00", None),
         ("noon", None),
         ("", None),
         ("nan", None),

@@ -35,6 +35,14 @@ def test_a_truncated_file_is_named(store):
         store.restore(stored)
 
 
+@pytest.mark.parametrize("content", ["{}", "[]", '{"state": {}, "sizes": 3}', "{"])
+def test_a_damaged_state_is_named(store, content):
+    stored = store.save(1, {}, best_step=None)
+    (stored.path / "state.json").write_text(content)
+    with pytest.raises(UserError, match=r"step-00000001/state.json: .*(damaged|not valid JSON)"):
+        store.restore(stored)
+
+
 def test_another_model_is_refused(store, tmp_path):
     stored = store.save(1, {}, best_step=None)
     other = CheckpointStore(tmp_path / "c", tf.train.Checkpoint(x=tf.Variable([1.0, 2.0, 3.0])))

@@ -99,7 +99,7 @@ def test_a_bad_row_leaves_nothing_half_written_and_its_remedy_works(headrace, sm
     code, said = headrace("data", "prepare", job, "--run-dir", run)
     assert code == 2
     assert message in said
-    assert sorted(entry.name for entry in run.iterdir()) == [".lock", "config.yaml", "stages.json"]
+    assert sorted(entry.name for entry in run.iterdir()) == [".headrace.lock", "config.yaml", "stages.json"]
     shares = ["--set", "inputs.split={validation: 0.4, test: 0.4}"]
     code, said = headrace("data", "prepare", job, "--run-dir", run, "--set", "inputs.on_bad_row=drop", *shares)
     assert "made by another job" not in said
@@ -121,10 +121,41 @@ def test_a_run_directory_of_another_job_is_refused(headrace, small, finished_run
 
 def test_a_folder_that_is_no_run_directory_is_refused(headrace, small, tmp_path):
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "letter.txt").write_text("dear")
+    (tmp_path / "mine" / "config.yaml").write_text("dear: me")
     code, said = headrace("run", small(), "--run-dir", tmp_path / "mine")
     assert code == 2
     assert "exists and is not a run directory" in said
+    assert [(entry.name, entry.read_text()) for entry in (tmp_path / "mine").iterdir()] == [("config.yaml", "dear: me")]
+
+
+def test_a_run_killed_while_it_began_can_be_begun_again(headrace, job_file, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / ".headrace.lock").touch()
+    (run / ".config.yaml.77.partial").write_text("na")
+    code, said = headrace("data", "prepare", job_file, "--run-dir", run)
+    assert code == 0, said
+
+
+def test_a_run_directory_inside_the_logs_folder_is_no_part_of_the_log(headrace, job_file, world, tmp_path):
+    log = shutil.copytree(world, tmp_path / "log")
+    document = yaml.safe_load(job_file.read_text())
+    document["inputs"]["path"] = str(log)
+    job = tmp_path / "job.yaml"
+    job.write_text(yaml.safe_dump(document))
+    for said_before in ("data: done in", "data: done before, skipped"):
+        code, said = headrace("data", "prepare", job, "--run-dir", log / "run")
+        assert code == 0, said
+        assert said_before in said
+
+
+@pytest.mark.parametrize("content", ["[]", '{"data": 1}'])
+def test_a_damaged_record_of_stages_is_named(headrace, job_file, finished_run, tmp_path, content):
+    run = _run_with_data(finished_run, tmp_path / "run")
+    (run / "stages.json").write_text(content)
+    code, said = headrace("data", "prepare", job_file, "--run-dir", run)
+    assert code == 2
+    assert "stages.json: damaged" in said
 
 
 def test_a_stage_before_its_turn_says_what_to_run(headrace, job_file, tmp_path):
@@ -248,9 +279,8 @@ def test_ctrl_c_stops_in_words_and_the_same_command_goes_on(job_file, tools, tmp
 def test_two_processes_do_not_share_a_run_directory(job_file, headrace, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
-    with (run / ".lock").open("w") as lock:
+    with (run / ".headrace.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        (run / ".lock").touch()
         (run / "config.yaml").write_text("{}")
         code, said = headrace("data", "prepare", job_file, "--run-dir", run)
     assert code == 2

@@ -11,8 +11,11 @@ import yaml
 from evaluation.bootstrap import Interval
 from inputs.simulate.config import SimulateConfig
 from inputs.simulate.world import simulate
+from retrieval.vectors import Vectors
+from serving.funnel import Funnel
+from trainer.candidates import index_as_of
 from trainer.job import Job, load_job
-from trainer.judged_funnel import INDEX_BUILDS, rebuilds
+from trainer.judged_funnel import INDEX_BUILDS, judge_funnel, rebuilds
 from trainer.pipeline import STAGES, made_from
 from trainer.run_directory import RunDirectory
 from trainer.workspace import Workspace
@@ -50,6 +53,7 @@ def test_what_is_done_is_skipped(finished_run, job_file, tools):
     ("artefact", "stage"),
     [
         ("index/index.json", "index"),
+        ("candidates.npy", "index"),
         ("export/ranker/saved_model.pb", "export"),
         ("checkpoints/retrieval/BEST/variables.index", "retrieval"),
     ],
@@ -137,3 +141,59 @@ def test_an_index_is_built_before_the_queries_it_answers():
     built = rebuilds(many)
     assert (built <= many).all()
     assert len(np.unique(built)) == INDEX_BUILDS
+
+
+@pytest.fixture
+def workspace(finished_run, job_file):
+    return Workspace(load_job(job_file), RunDirectory(finished_run), "x")
+
+
+def test_an_index_as_of_a_moment_knows_nothing_after_it(workspace):
+    moment = workspace.split.validation_end
+    vectors = Vectors(workspace.two_tower, workspace.space)
+    candidates, index = index_as_of(workspace, vectors, moment)
+    known = workspace.interactions.between(0, moment)
+    workspace.space.follow(known)
+    assert np.array_equal(candidates, Vectors(workspace.two_tower, workspace.space).candidates(moment))
+    workspace.space.follow(workspace.interactions)
+    assert not np.array_equal(candidates, vectors.candidates(workspace.end)), "later positives would show"
+    assert index.facts.size == len(workspace.space.items)
+
+
+def test_the_funnel_is_judged_over_what_was_there(workspace, monkeypatch):
+    queries, _ = workspace.queries(workspace.split.validation_end, workspace.split.end, 30)
+    asked = []
+
+    class Spy(Funnel):
+        def answer(self, user, history, seen, now, size=None, blocked=None):
+            answer = super().answer(user, history, seen, now, size, blocked)
+            asked.append((now, self._vectors, answer.slate.items))
+            return answer
+
+    moments = {}
+
+    def spied(workspace, vectors, moment):
+        candidates, index = index_as_of(workspace, vectors, moment)
+        moments[id(candidates)] = moment
+        return candidates, index
+
+    monkeypatch.setattr("trainer.judged_funnel.index_as_of", spied)
+    funnel = Spy.load(workspace.run.path)
+    asked.clear()
+    judge_funnel(workspace, funnel, queries)
+    assert len(asked) == len(queries)
+    for now, candidates, items in asked:
+        moment = moments[id(candidates)]
+        assert moment <= now
+        assert (funnel.space.publication[items] < moment).all()
+
+
+def test_a_run_directory_may_be_moved(finished_run, job_file, tmp_path):
+    record = json.loads((finished_run / "stages.json").read_text())
+    document = load_job(job_file).document()
+    assert record["data"]["facts"]["elsewhere"] == document["inputs"]["path"], "a log of the user's own stays there"
+    record["data"]["facts"]["elsewhere"] = None  # as where the data stage made the dataset
+    moved = tmp_path / "moved"
+    shutil.copytree(document["inputs"]["path"], moved / "data")
+    (moved / "stages.json").write_text(json.dumps(record))
+    assert Workspace(load_job(job_file), RunDirectory(moved), "x").dataset.path == moved / "data"

@@ -61,8 +61,9 @@ def intact(workspace: Workspace) -> bool:
         return False
 
 
-def source_of(job_inputs: InputsConfig) -> list[tuple[str, int, int]]:
-    """(name, bytes, time of change) of each of the log's files: the stage is done again when one of them changes.
+def source_of(job_inputs: InputsConfig, run: Path) -> list[tuple[str, int, int]]:
+    """(name, bytes, time of change) of each of the log's files: the stage is done again when one of them changes. A
+    run directory inside the log's folder is no part of it.
 
     Raises:
       UserError: the log is missing.
@@ -83,4 +84,6 @@ def source_of(job_inputs: InputsConfig) -> list[tuple[str, int, int]]:
                 f"{path}: no such file or folder.", f"Check inputs.{key} in the job (or --set inputs.{key}=...)."
             )
         files += sorted(entry for entry in path.rglob("*") if entry.is_file()) if path.is_dir() else [path]
+    own = run.resolve()
+    files = [file for file in files if own not in file.resolve().parents]
     return [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from foundation.errors import UserError
-from foundation.files import atomic_file
+from foundation.files import atomic_file, file_entry
 from foundation.progress import say
 from retrieval.index import Index
 from retrieval.vectors import Vectors
@@ -31,7 +31,7 @@ def perform(workspace: Workspace) -> dict[str, Any]:
             f"index: {facts.size:,} vectors, {facts.leaves_to_search} of {facts.leaves} leaves searched, "
             f"recall@100 {facts.recall:.3f}"
         )
-    return asdict(facts)
+    return {**asdict(facts), "candidates": file_entry(workspace.run.candidates)}
 
 
 def intact(workspace: Workspace) -> bool:
@@ -39,4 +39,5 @@ def intact(workspace: Workspace) -> bool:
         Index.check(workspace.run.index)
     except UserError:
         return False
-    return workspace.run.candidates.exists()
+    candidates = workspace.run.candidates
+    return candidates.exists() and file_entry(candidates) == workspace.run.facts("index")["candidates"]

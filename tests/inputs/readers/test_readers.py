@@ -42,7 +42,7 @@ def test_movielens_100k(tmp_path):
         tmp_path,
         u__data="".join("\t".join(map(str, row)) + "\n" for row in RATINGS),
         u__item=f"10|Caf\xe9 (1995)|01-Jan-1995||http://x|{flags}\n20|Plain|01-Jan-1995||http://x|{'0|' * 18}0\n",
-        u__user="1|24|M|technician|85711\n2|53|F|other|94043\n",
+        u__user="1|24|M|technician|85711\n2|old|F|other|94043\n",
     )
     dataset = _read(tmp_path, folder)
     assert _rows(dataset) == IN_TIME_ORDER
@@ -53,6 +53,8 @@ def test_movielens_100k(tmp_path):
     assert items[20]["genres"] == []
     assert items[30]["title"] is None, "an item that only the ratings name"
     assert dataset.users.to_pylist()[0] == {"user_id": 1, "age": 24.0, "gender": "M", "occupation": "technician"}
+    assert dataset.users.to_pylist()[1]["age"] is None
+    assert dataset.counts["age: not a number, taken as unknown"] == 1
     assert dataset.events(["like"])["like"].to_pylist() == [0.0, 1.0, 1.0, 0.0]
 
 
@@ -96,6 +98,23 @@ def test_recbole(tmp_path):
     assert dataset.items.to_pylist()[0] == {"item_id": 10, "movie_title": "A Film", "class": ["Action", "Comedy"]}
 
 
+@pytest.mark.parametrize(
+    ("file", "column", "message"),
+    [
+        ("x__inter", "like:float", "context and labels: the name 'like' stands for 2 columns"),
+        ("x__inter", "rating:token", r"x.inter: there are 2 columns 'rating'"),
+        ("x__item", "id:token", "item features: the name 'id' is taken by headrace's own column"),
+    ],
+)
+def test_recbole_columns_whose_names_collide_are_named(tmp_path, file, column, message):
+    events = ["user_id:token\titem_id:token\trating:float\ttimestamp:float", "1\t10\t4\t100"]
+    files = {"x__inter": events, "x__item": ["item_id:token", "10"]}
+    files[file] = [f"{line}\t{more}" for line, more in zip(files[file], (column, "1"), strict=True)]
+    folder = _folder(tmp_path, **{name: "\n".join(lines) + "\n" for name, lines in files.items()})
+    with pytest.raises(UserError, match=message):
+        _read(tmp_path, folder, "recbole")
+
+
 def _parquet(tmp_path, **columns):
     path = tmp_path / "events.parquet"
     pq.write_table(pa.table(columns), path)
@@ -126,7 +145,7 @@ def test_columns_of_csv_with_item_features_and_no_label(tmp_path):
     folder = _folder(
         tmp_path,
         events__csv="who;what;when\n7;1;1000\n8;2;2000\n",
-        items__csv="sku;name;kinds;price;made\n1;One;a|b;2.5;100\n2;Two;;oops;200\n",
+        items__csv="sku;name;kinds;price;made\n1;One;a|b;2.5;100000\n2;Two;;oops;200000\n",
     )
     dataset = _read(
         tmp_path,
@@ -154,7 +173,10 @@ BAD_ROWS = {
         r"ratings.csv: row 3: rating is 'nan': a label must not be NaN",
         "rating: a label must not be NaN",
     ),
-    "1,10,inf,100": (r"row 3: rating is 'inf': a label must be finite", "rating: a label must be finite"),
+    "1,10,inf,100": (
+        r"row 3: rating is 'inf': a label must be a finite float32",
+        "rating: a label must be a finite float32",
+    ),
     "1,10,great,100": (r"row 3: rating is 'great': a number is wanted", "rating: a number is wanted"),
     "1,10,,100": (r"row 3: rating is '': a label must not be empty", "rating: a label must not be empty"),
     "-1,10,4,100": (r"row 3: user_id is '-1': an id must not be negative", "user_id: an id must not be negative"),
