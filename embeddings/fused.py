@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from embeddings.kernels import kernels, reference
+from embeddings.kernels.group import Bag, TableGroup
 from embeddings.tables.static import StaticTable
-from foundation.tf import tf
+from foundation.tf import is_watched, tf
 
 MOST_SKIPPED = 200  # steps in a row that a loss scale may skip before we say that none is ever committed
 
@@ -33,7 +35,7 @@ class FusedUpdate:
     that it does not skip."""
 
     def __init__(self, tables: Mapping[str, StaticTable], scaled: bool) -> None:
-        self._tables, self._scaled = tables, scaled
+        self._scaled = scaled
         self._version = _counter("version")  # backward passes made
         self._awaiting = tf.Variable(False, trainable=False, name="awaiting")
         self.variables = [self._version, self._awaiting]
@@ -43,27 +45,33 @@ class FusedUpdate:
             self.transient = self._waiting.variables
 
     def lookup(
-        self, trap: tf.Variable, ids: Mapping[str, tf.Tensor], training: bool
-    ) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-        """Rows [n, dim] of each table's `ids` [n] int64, and a zero whose gradient is the loss scale."""
-        names = list(ids)
+        self, trap: tf.Variable, groups: Sequence[TableGroup], bags: Sequence[list[Bag]], training: bool
+    ) -> tuple[list[list[tf.Tensor]], tf.Tensor]:
+        """What `Kernels.lookup` gives for each group, and a zero whose gradient is the loss scale."""
         if training:
             self._expect_gradient()
+        flat = [(group, bag) for group, asked in zip(groups, bags, strict=True) for bag in asked]
+        # weights that a gradient may be asked for: only for them are the rows read again in the backward pass
+        learned = [place for place, (_, bag) in enumerate(flat) if bag.weights is not None and is_watched(bag.weights)]
 
         @tf.custom_gradient
-        def trapped(trap_value: tf.Tensor):
+        def trapped(trap_value: tf.Tensor, *_: tf.Tensor):
             version = self._version.read_value()
-            rows = [self._tables[name].lookup(ids[name]) for name in names]
+            outputs = [kernels().lookup(group, asked) for group, asked in zip(groups, bags, strict=True)]
+            outputs = [output for of_group in outputs for output in of_group]
 
-            def backward(*upstream: tf.Tensor) -> tf.Tensor:
+            def backward(*upstream: tf.Tensor) -> tuple[tf.Tensor, ...]:
                 *gradients, scale = upstream
                 self._close(version)
-                return self._update({name: (ids[name], g) for name, g in zip(names, gradients, strict=True)}, scale)
+                of_weights = [
+                    reference.gradient_of_weights(*flat[place], outputs[place], gradients[place]) for place in learned
+                ]
+                return self._update(groups, bags, _like(bags, gradients), scale), *of_weights
 
-            return (*rows, tf.zeros_like(trap_value)), backward
+            return (*outputs, tf.zeros_like(trap_value)), backward
 
-        *rows, probe = trapped(tf.convert_to_tensor(trap))
-        return dict(zip(names, rows, strict=True)), probe
+        *outputs, probe = trapped(tf.convert_to_tensor(trap), *(flat[place][1].weights for place in learned))
+        return _like(bags, outputs), probe
 
     def _expect_gradient(self) -> None:
         """Fails when the last training call was never differentiated; that failure is told once."""
@@ -76,15 +84,26 @@ class FusedUpdate:
         tf.debugging.Assert(tf.equal(version, self._version.read_value()), [_TWICE])
         self._version.assign_add(1)
 
-    def _update(self, gradients: Mapping[str, tuple[tf.Tensor, tf.Tensor]], scale: tf.Tensor) -> tf.Tensor:
-        """Applies, or keeps for `commit`; returns the trap's gradient."""
+    def _update(
+        self,
+        groups: Sequence[TableGroup],
+        bags: Sequence[list[Bag]],
+        gradients: Sequence[list[tf.Tensor]],
+        scale: tf.Tensor,
+    ) -> tf.Tensor:
+        """Applies, or keeps unscaled sums for `commit`; returns the trap's gradient, a NaN where Keras must skip the
+        step, for the dense weights too."""
         if not self._scaled:
-            for name, (ids, gradient) in gradients.items():
-                self._tables[name].apply(*summed(ids, gradient))
+            for group, asked, of_group in zip(groups, bags, gradients, strict=True):
+                kernels().update(group, asked, of_group)
             return tf.constant(0.0)
         tf.debugging.Assert(tf.not_equal(scale, 0.0), [_NO_SCALE])
-        finite = self._waiting.keep({name: summed(ids, g / scale) for name, (ids, g) in gradients.items()})
-        return tf.where(finite, 0.0, float("nan"))  # a NaN makes Keras skip the step, for the dense weights too
+        sums = {}
+        for group, asked, of_group in zip(groups, bags, gradients, strict=True):
+            unscaled = [gradient / scale for gradient in of_group]
+            for place, summed in reference.summed(group, asked, unscaled).items():
+                sums[group.tables[place].config.name] = summed
+        return tf.where(self._waiting.keep(sums), 0.0, float("nan"))
 
     def commit(self, trap: tf.Tensor) -> tf.Tensor:
         """Applies what the backward pass kept. A Keras constraint: gives the weight back as it is."""
@@ -132,16 +151,16 @@ class _Waiting:
         self._skipped.assign(0)
 
     def _apply_one(self, name: str, table: StaticTable) -> tf.Tensor:
-        table.apply(self._ids[name].read_value(), self._gradients[name].read_value())
+        ids = Bag(name, 0, self._ids[name].read_value(), None, None, None)
+        kernels().update(TableGroup((table,)), [ids], [self._gradients[name].read_value()])
         self._present[name].assign(False)
         return tf.constant(True)
 
 
-def summed(ids: tf.Tensor, gradient: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """(distinct ids [u] int64, their gradients summed over occurrences [u, dim])."""
-    gradient = tf.convert_to_tensor(gradient)
-    distinct, places = tf.unique(ids)
-    return distinct, tf.math.unsorted_segment_sum(gradient, places, tf.size(distinct))
+def _like(bags: Sequence[list[Bag]], flat: Sequence[tf.Tensor]) -> list[list[tf.Tensor]]:
+    """One tensor for each bag, group by group."""
+    rest = iter(flat)
+    return [[next(rest) for _ in asked] for asked in bags]
 
 
 def _counter(name: str) -> tf.Variable:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from embeddings.bags import bags_of, check_ids, combine
+from embeddings.bags import bag_of, in_shape_of
 from embeddings.config import FeatureConfig, TableConfig
 from embeddings.fused import FusedUpdate
+from embeddings.kernels import kernels
+from embeddings.kernels.group import Bag, grouped
 from embeddings.tables.static import StaticTable
 from foundation.tf import keras, tf
 
@@ -41,6 +43,12 @@ class ShardedEmbedding(keras.layers.Layer):
         _refuse_replicas()
         self.features = dict(features)
         self._tables = {config.name: StaticTable(config) for config in _tables_of(self.features)}
+        self._groups = grouped(list(self._tables.values()))
+        self._place = {
+            table.config.name: (g, place)
+            for g, group in enumerate(self._groups)
+            for place, table in enumerate(group.tables)
+        }
         self._table_variables = {  # for Keras and checkpoints to find
             f"{table}/{name}": variable
             for table, held in self._tables.items()
@@ -69,30 +77,26 @@ class ShardedEmbedding(keras.layers.Layer):
         unknown = inputs.keys() - self.features.keys()
         if unknown:
             raise ValueError(f"{self.name}: no feature {sorted(unknown)}; the layer has {sorted(self.features)}")
-        bags = {name: bags_of(name, value, self.features[name]) for name, value in inputs.items()}
-        ids: dict[str, list[tf.Tensor]] = {}
-        for name, bag in bags.items():
-            table = self.features[name].table
-            ids.setdefault(table.name, []).append(check_ids(name, bag, table.vocabulary_size))
-        flat = {table: tf.concat(parts, axis=0) for table, parts in ids.items()}
+        asked: list[list[Bag]] = [[] for _ in self._groups]
+        for name, value in inputs.items():
+            feature = self.features[name]
+            group, place = self._place[feature.table.name]
+            asked[group].append(bag_of(name, value, feature, place))
+        used = [(group, bags) for group, bags in zip(self._groups, asked, strict=True) if bags]
         if self.trainable:
-            rows, probe = self._fused.lookup(self.gradient_trap, flat, bool(training))
+            groups, of_groups = [group for group, _ in used], [bags for _, bags in used]
+            pooled, probe = self._fused.lookup(self.gradient_trap, groups, of_groups, bool(training))
             if self._scaled:
                 self.add_loss(probe)
         else:
-            rows = {table: self._tables[table].lookup(asked) for table, asked in flat.items()}
-        pieces = {
-            table: iter(tf.split(rows[table], [tf.size(part) for part in parts], num=len(parts)))
-            for table, parts in ids.items()
-        }
-        outputs = {}
-        for name, bag in bags.items():
-            feature = self.features[name]
-            vectors = next(pieces[feature.table.name])
-            vectors.set_shape([None, feature.table.dim])
-            combined = combine(vectors, bag, feature)
-            outputs[name] = tf.cast(combined, self.compute_dtype)
-        return outputs
+            pooled = [kernels().lookup(group, bags) for group, bags in used]
+        by_feature = {}
+        for (_, bags), vectors in zip(used, pooled, strict=True):
+            for bag, of_bag in zip(bags, vectors, strict=True):
+                if bag.combiner is None:
+                    of_bag = in_shape_of(inputs[bag.name], of_bag)
+                by_feature[bag.name] = tf.cast(of_bag, self.compute_dtype)
+        return {name: by_feature[name] for name in inputs}
 
     @property
     def tables(self) -> dict[str, tf.Variable]:

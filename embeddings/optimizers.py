@@ -60,6 +60,13 @@ class SparseOptimizer(ABC):
         rate = self.learning_rate(updates) if callable(self.learning_rate) else self.learning_rate
         self.update(table, slots, ids, gradient, tf.cast(rate, tf.float32))
 
+    def numbers(self, updates: tf.Tensor) -> tf.Tensor:
+        """[4] float32, what a compiled kernel needs to know of a step (`TableStep` in kernels/native/update.cc)."""
+        rate = self.learning_rate(updates) if callable(self.learning_rate) else self.learning_rate
+        unlimited = float("inf")
+        clips = [unlimited if clip is None else clip for clip in (self.clipvalue, self.clipnorm)]
+        return tf.stack([tf.cast(rate, tf.float32), EPSILON, *clips])
+
     def document(self) -> dict[str, Any]:
         """As plain types, for a Keras config."""
         rate = self.learning_rate

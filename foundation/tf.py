@@ -22,6 +22,8 @@ warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"tensorfl
 
 import absl.logging  # noqa: E402
 import tensorflow as tf  # noqa: E402
+from tensorflow.python.eager import record  # noqa: E402 - these two have no public name
+from tensorflow.python.saved_model import save_context  # noqa: E402
 
 # Which Keras was chosen shows in where its classes live: a version attribute exists only under Keras 3.
 if not tf.keras.Model.__module__.startswith("tf_keras"):
@@ -48,4 +50,14 @@ def tf_write_errors(path: str | os.PathLike[str]) -> Iterator[None]:
         raise UserError(f"{path}: cannot be written ({reason}).", "Mend it and run the same command again.") from error
 
 
-__all__ = ["keras", "tf", "tf_write_errors"]
+def is_watched(tensor: tf.Tensor) -> bool:
+    """Whether a gradient may be asked for a tensor: a tape watches what it is made from."""
+    return bool(record.should_record_backprop([tensor]))
+
+
+def is_being_saved() -> bool:
+    """Whether what is traced now goes into a SavedModel."""
+    return bool(save_context.in_save_context())
+
+
+__all__ = ["is_being_saved", "is_watched", "keras", "tf", "tf_write_errors"]

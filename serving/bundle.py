@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from embeddings.kernels import stock_only
 from foundation.errors import UserError, damaged, first_line
 from foundation.files import atomic_directory, read_json
 from foundation.tf import tf, tf_write_errors
@@ -154,7 +155,8 @@ def _save_ranker(path: Path, ranker: Ranker, space: FeatureSpace) -> None:
 def _save(path: Path, serve: Any) -> None:
     """Saves a function and the variables it reads: neither slot variables nor the optimizer's own."""
     module = tf.Module()
-    module.serve, module.read = serve, list(serve.get_concrete_function().graph.variables)
+    with stock_only():
+        module.serve, module.read = serve, list(serve.get_concrete_function().graph.variables)
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)  # the fused update stays at home
     with tf_write_errors(path):
         tf.saved_model.save(module, str(path), signatures={DEFAULT: serve}, options=options)

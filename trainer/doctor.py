@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import platform
-import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -62,7 +61,7 @@ def _checks() -> list[Check]:
         ),
         Check("Ray", lambda: _version("ray"), False, "pip install -e '.[ray]' (used by a later release)"),
         Check("Horovod", lambda: _version("horovod"), False, "Used by a later release."),
-        Check("C++ compiler", _compiler, False, "Install g++; nothing built so far needs it."),
+        Check("compiled kernels", _kernels, False, "Tables are looked up and updated by TensorFlow's own ops, slower."),
         Check("cores and memory", _machine, True, ""),
     ]
 
@@ -108,11 +107,13 @@ def _scann() -> str:
     return f"{_version('scann')}; an index of 2,000 vectors answers 50 queries ({(found >= 0).mean():.0%} filled)"
 
 
-def _compiler() -> str:
-    path = shutil.which(os.environ.get("CXX", "g++"))
-    if path is None:
-        raise RuntimeError("none on PATH")
-    return path
+def _kernels() -> str:
+    from embeddings.kernels import build, compiled
+
+    path = build.library()
+    if not compiled():
+        raise RuntimeError(f"{path} is there, HEADRACE_KERNELS is {os.environ.get('HEADRACE_KERNELS', 'auto')}")
+    return str(path)
 
 
 def _machine() -> str:

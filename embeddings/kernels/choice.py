@@ -1,0 +1,78 @@
+"""Which kernels do the work: the compiled ones, or their pure TensorFlow twin."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from contextvars import ContextVar
+from functools import cache
+from typing import Any, Protocol
+
+from embeddings.config import TableConfig
+from embeddings.kernels import build, reference
+from embeddings.kernels.group import Bag, TableGroup
+from foundation.errors import UserError
+from foundation.progress import say
+from foundation.tf import is_being_saved, tf
+
+MODES = ("auto", "off", "require")
+_stock = ContextVar("stock", default=False)
+
+
+class Kernels(Protocol):
+    """What tables and layers ask of either."""
+
+    def new_rows(self, config: TableConfig) -> tf.Variable: ...
+    def new_slot(self, shape: tuple[int, ...], value: float, name: str) -> tf.Variable: ...
+    def lookup(self, group: TableGroup, bags: list[Bag]) -> list[tf.Tensor]: ...
+    def update(self, group: TableGroup, bags: list[Bag], gradients: list[tf.Tensor]) -> None: ...
+
+
+def kernels() -> Kernels:
+    """The kernels to use here and now: HEADRACE_KERNELS is "auto" (compiled ones if there can be), "off" or "require".
+
+    Raises:
+      UserError: HEADRACE_KERNELS is none of these, or is "require" and the kernels cannot be built.
+    """
+    mode = os.environ.get("HEADRACE_KERNELS", "auto")
+    if mode not in MODES:
+        raise UserError(f"HEADRACE_KERNELS is {mode!r}.", f"It may be {', '.join(MODES)}.")
+    if _stock.get() or is_being_saved() or mode == "off":
+        return reference
+    native = _native()
+    if isinstance(native, UserError):
+        if mode == "require":
+            raise native
+        return reference
+    return native
+
+
+def compiled() -> bool:
+    """Whether the compiled kernels are what `kernels()` gives."""
+    return kernels() is not reference
+
+
+@contextlib.contextmanager
+def stock_only() -> Iterator[None]:
+    """Traces the twin alone: what is exported must run in a TensorFlow that knows no op of ours."""
+    token = _stock.set(True)
+    try:
+        yield
+    finally:
+        _stock.reset(token)
+
+
+@cache
+def _native() -> Any:
+    """The compiled kernels, or why there are none: found out once, and said once."""
+    try:
+        from embeddings.kernels.native_ops import NativeKernels
+
+        return NativeKernels(tf.load_op_library(str(build.library())))
+    except UserError as error:
+        say(f"{error.message} Tables are looked up and updated by TensorFlow's own ops, about half as fast.")
+        return error
+    except tf.errors.OpError as error:
+        say("kernels: the compiled library does not load; TensorFlow's own ops are used, about half as fast.")
+        return UserError(f"kernels: the compiled library does not load ({error.message.splitlines()[0]}).")

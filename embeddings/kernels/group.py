@@ -1,0 +1,50 @@
+"""What a kernel works on: tables of one width and optimizer, and features as bags of ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from embeddings.config import Combiner
+from foundation.tf import tf
+
+if TYPE_CHECKING:
+    from embeddings.tables.static import StaticTable
+
+
+@dataclass(frozen=True)
+class Bag:
+    """One feature's ids. name: for messages. table: its place in the group. ids: [n] int64. splits: [B + 1] int64,
+    where each bag's ids begin and the last one's end; None: every id is a bag of its own. weights: [n] float32, or
+    None: all 1. combiner: None gives one vector per id."""
+
+    name: str
+    table: int
+    ids: tf.Tensor
+    splits: tf.Tensor | None
+    weights: tf.Tensor | None
+    combiner: Combiner | None
+
+
+@dataclass(frozen=True)
+class TableGroup:
+    """Tables that one call of a kernel can serve: of one width, under one kind of optimizer."""
+
+    tables: tuple[StaticTable, ...]
+
+    @property
+    def dim(self) -> int:
+        return self.tables[0].config.dim
+
+    @property
+    def optimizer_name(self) -> str:
+        return type(self.tables[0].config.optimizer).__name__
+
+
+def grouped(tables: Sequence[StaticTable]) -> list[TableGroup]:
+    """Every table in one group, in the order of their first tables."""
+    groups: dict[tuple[int, type], list[StaticTable]] = {}
+    for table in tables:
+        groups.setdefault((table.config.dim, type(table.config.optimizer)), []).append(table)
+    return [TableGroup(tuple(members)) for members in groups.values()]

@@ -1,0 +1,103 @@
+#include "grouping.h"
+
+namespace headrace {
+namespace {
+
+constexpr int64_t kIdsPerChunk = 8192;
+constexpr int64_t kIdsPerPart = 16384;  // whose numbering fits the second-level cache
+constexpr int kPartsPerThread = 4;      // for balance
+
+}  // namespace
+
+Grouping::Grouping(const std::vector<Feature>& features, const std::vector<int64_t>& vocabulary,
+                   tensorflow::thread::ThreadPool* pool, Fault* fault)
+    : features_(static_cast<int64_t>(features.size())) {
+  int64_t total = 0;
+  bool shared = false;
+  for (const Feature& feature : features) {
+    total += feature.size;
+    shared |= feature.splits != nullptr || feature.weights != nullptr;
+  }
+  // Fewer parts keep a part's gradients close together in memory; more of them keep its rows in the cache.
+  int bits = 0;
+  const int64_t most = std::max<int64_t>(kPartsPerThread * pool->NumThreads(), total / kIdsPerPart);
+  while (bits < kBinBits && (int64_t{1} << (bits + 1)) <= most && (kIdsPerPart << bits) / 16 < total) ++bits;
+  parts_ = int64_t{1} << bits;
+  auto part_of = [bits](int64_t key) -> uint64_t { return bits == 0 ? 0 : HashOf(key) >> (64 - bits); };
+
+  const std::vector<Chunk> chunks = Chunks(features, kIdsPerChunk);
+  const int64_t count = static_cast<int64_t>(chunks.size());
+  std::vector<uint32_t> places(count * parts_, 0);  // [chunk, part]: first how many, then where
+  pool->ParallelFor(count, kIdsPerChunk * 3, [&](int64_t begin, int64_t end) {
+    for (int64_t c = begin; c < end; ++c) {
+      const Feature& feature = features[chunks[c].feature];
+      CheckChunk(feature, chunks[c], vocabulary[feature.table], fault);
+      if (fault->any()) return;
+      uint32_t* counts = &places[c * parts_];
+      const int64_t last = feature.first(chunks[c].last_bag);
+      for (int64_t i = feature.first(chunks[c].first_bag); i < last; ++i) {
+        ++counts[part_of(KeyOf(feature.table, feature.ids[i]))];
+      }
+    }
+  });
+  if (fault->any()) return;
+  starts_.resize(parts_ * features_ + 1);
+  uint32_t place = 0;
+  for (int64_t p = 0; p < parts_; ++p) {
+    int64_t c = 0;
+    for (int64_t f = 0; f < features_; ++f) {
+      starts_[p * features_ + f] = place;
+      for (; c < count && chunks[c].feature == f; ++c) {
+        const uint32_t here = places[c * parts_ + p];
+        places[c * parts_ + p] = place;
+        place += here;
+      }
+    }
+  }
+  starts_[parts_ * features_] = place;
+  occurrences_.reset(new Occurrence[total]);
+  if (shared) shares_.reset(new float[total]);
+  pool->ParallelFor(count, kIdsPerChunk * 8, [&](int64_t begin, int64_t end) {
+    for (int64_t c = begin; c < end; ++c) {
+      const Feature& feature = features[chunks[c].feature];
+      uint32_t* where = &places[c * parts_];
+      for (int64_t bag = chunks[c].first_bag; bag < chunks[c].last_bag; ++bag) {
+        const float norm = shared ? feature.Norm(bag) : 1.0f;
+        for (int64_t i = feature.first(bag); i < feature.first(bag + 1); ++i) {
+          const int64_t key = KeyOf(feature.table, feature.ids[i]);
+          const uint32_t at = where[part_of(key)]++;
+          occurrences_[at] = {key, static_cast<uint32_t>(bag), 0};
+          if (shared) shares_[at] = feature.weights ? feature.weights[i] * norm : norm;
+        }
+      }
+    }
+  });
+}
+
+void Part::Number(int features, std::vector<uint32_t>* table, std::vector<int64_t>* keys,
+                  std::vector<uint32_t>* counts) {
+  constexpr uint32_t kFree = UINT32_MAX;
+  const uint32_t begin = feature_starts[0], end = feature_starts[features];
+  int bits = 4;
+  while ((uint64_t{1} << bits) < 2 * static_cast<uint64_t>(end - begin)) ++bits;
+  const uint64_t last = (uint64_t{1} << bits) - 1;
+  table->assign(last + 1, kFree);
+  keys->clear();
+  counts->clear();
+  for (uint32_t o = begin; o < end; ++o) {
+    const int64_t key = occurrences[o].key;
+    uint64_t slot = HashOf(key) & last;
+    uint32_t row;
+    while ((row = (*table)[slot]) != kFree && (*keys)[row] != key) slot = (slot + 1) & last;
+    if (row == kFree) {
+      row = static_cast<uint32_t>(keys->size());
+      (*table)[slot] = row;
+      keys->push_back(key);
+      counts->push_back(0);
+    }
+    ++(*counts)[row];
+    occurrences[o].row = row;
+  }
+}
+
+}  // namespace headrace

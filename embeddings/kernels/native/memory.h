@@ -1,0 +1,21 @@
+// Memory for tables and activations: huge pages are asked for before the first touch, and blocks are kept for reuse.
+#ifndef HEADRACE_MEMORY_H_
+#define HEADRACE_MEMORY_H_
+
+#include "tensorflow/core/framework/allocator.h"
+
+namespace headrace {
+
+// Blocks below this come from the C library as ever.
+constexpr size_t kHugePage = size_t{2} << 20;
+
+// For what lives long (tables, slot variables): every large block on huge pages, given back when freed.
+tensorflow::Allocator* TableMemory();
+
+// For what lives a step (activations): large blocks on huge pages, kept and given out again, so that no step pays for
+// page faults. Holds as much as was ever in use at once.
+tensorflow::Allocator* StepMemory();
+
+}  // namespace headrace
+
+#endif  // HEADRACE_MEMORY_H_

@@ -1,0 +1,135 @@
+"""The twin: the same lookups and updates in TensorFlow's own ops."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from embeddings.config import TableConfig
+from embeddings.hashing import initial_rows, table_key
+from embeddings.kernels.group import Bag, TableGroup
+from foundation.tf import tf
+
+if TYPE_CHECKING:
+    from embeddings.tables.static import StaticTable
+
+_BYTES_PER_CHUNK = 1 << 26
+
+
+def new_rows(config: TableConfig) -> tf.Variable:
+    """[vocabulary_size, dim] float32: a new table's rows, their initial values (`embeddings.hashing`) written chunk by
+    chunk, so that no second copy of the table is ever held."""
+    rows = tf.Variable(tf.zeros((config.vocabulary_size, config.dim)), trainable=False, name=f"{config.name}/rows")
+    key = table_key(config.seed, config.name)
+    step = max(_BYTES_PER_CHUNK // (8 * config.dim), 1)
+    for start in range(0, config.vocabulary_size, step):
+        ids = tf.range(start, min(start + step, config.vocabulary_size), dtype=tf.int64)
+        rows.scatter_update(tf.IndexedSlices(initial_rows(ids, config.dim, key, config.scale), ids))
+    return rows
+
+
+def new_slot(shape: tuple[int, ...], value: float, name: str) -> tf.Variable:
+    """A new slot variable, float32, every element `value`."""
+    return tf.Variable(tf.fill(shape, value), trainable=False, name=name)
+
+
+def lookup(group: TableGroup, bags: list[Bag]) -> list[tf.Tensor]:
+    """[B, dim] float32 of each bag's feature: its rows, weighted and combined. An empty bag, and one whose weights sum
+    to 0, is a zero vector.
+
+    Raises:
+      tf.errors.InvalidArgumentError: an id is outside its vocabulary, a weight is not finite, or splits do not rise
+        from 0 to the number of ids; the feature is named.
+    """
+    outputs = []
+    for bag in bags:
+        table = group.tables[bag.table]
+        with tf.control_dependencies(_checks(bag, table)):
+            vectors = table.lookup(bag.ids)
+        outputs.append(_combined(vectors, bag))
+    return outputs
+
+
+def update(group: TableGroup, bags: list[Bag], gradients: list[tf.Tensor]) -> None:
+    """One step of every table that a bag looks up in: the gradients [B, dim] of `lookup`'s outputs, summed by row."""
+    for table, (ids, gradient) in summed(group, bags, gradients).items():
+        group.tables[table].apply(ids, gradient)
+
+
+def summed(group: TableGroup, bags: list[Bag], gradients: list[tf.Tensor]) -> dict[int, tuple[tf.Tensor, tf.Tensor]]:
+    """By place in the group: (distinct ids [u] int64, their gradients summed over occurrences [u, dim])."""
+    parts: dict[int, list[tuple[tf.Tensor, tf.Tensor]]] = {}
+    for bag, gradient in zip(bags, gradients, strict=True):
+        parts.setdefault(bag.table, []).append((bag.ids, _of_ids(tf.convert_to_tensor(gradient), bag)))
+    sums = {}
+    for table, pieces in parts.items():
+        ids, flat = (tf.concat(values, axis=0) for values in zip(*pieces, strict=True))
+        distinct, places = tf.unique(ids)
+        sums[table] = distinct, tf.math.unsorted_segment_sum(flat, places, tf.size(distinct))
+    return sums
+
+
+def gradient_of_weights(group: TableGroup, bag: Bag, output: tf.Tensor, gradient: tf.Tensor) -> tf.Tensor:
+    """[n]: the gradient of a bag's weights w, from its output o = S / norm [B, dim] and that one's gradient g: of
+    w_i, with row v_i, (g . v_i - g . o dnorm/dw_i) / norm."""
+    rows, bags = _rows(bag.splits), tf.size(bag.splits) - 1
+    spread = tf.gather(gradient, rows)
+    along = tf.reduce_sum(spread * group.tables[bag.table].lookup(bag.ids), axis=1)
+    if bag.combiner == "sum":
+        return along
+    norm = tf.gather(_norms(bag, rows, bags), rows)
+    across = tf.gather(tf.reduce_sum(gradient * output, axis=1), rows)
+    return (along - across * (1.0 if bag.combiner == "mean" else bag.weights * norm)) * norm
+
+
+def _combined(vectors: tf.Tensor, bag: Bag) -> tf.Tensor:
+    if bag.splits is None:
+        return vectors
+    rows, bags = _rows(bag.splits), tf.size(bag.splits) - 1
+    if bag.weights is not None:
+        vectors *= bag.weights[:, tf.newaxis]
+    sums = tf.math.unsorted_segment_sum(vectors, rows, bags)
+    return sums if bag.combiner == "sum" else sums * _norms(bag, rows, bags)[:, tf.newaxis]
+
+
+def _of_ids(gradient: tf.Tensor, bag: Bag) -> tf.Tensor:
+    """[n, dim]: each id's share of its bag's gradient [B, dim]."""
+    if bag.splits is None:
+        return gradient
+    rows, bags = _rows(bag.splits), tf.size(bag.splits) - 1
+    if bag.combiner != "sum":
+        gradient *= _norms(bag, rows, bags)[:, tf.newaxis]
+    spread = tf.gather(gradient, rows)
+    return spread if bag.weights is None else spread * bag.weights[:, tf.newaxis]
+
+
+def _norms(bag: Bag, rows: tf.Tensor, bags: tf.Tensor) -> tf.Tensor:
+    """[B]: 1 / sum of weights ("mean"), or 1 / root of the sum of their squares ("sqrtn"); 0 where that is 0."""
+    weights = tf.ones_like(rows, tf.float32) if bag.weights is None else bag.weights
+    if bag.combiner == "mean":
+        norm = tf.math.unsorted_segment_sum(weights, rows, bags)
+    else:
+        norm = tf.sqrt(tf.math.unsorted_segment_sum(tf.square(weights), rows, bags))
+    return tf.math.reciprocal_no_nan(norm)
+
+
+def _rows(splits: tf.Tensor) -> tf.Tensor:
+    """[n] int64: the bag of each id."""
+    return tf.repeat(tf.range(tf.size(splits, tf.int64) - 1), splits[1:] - splits[:-1])
+
+
+def _checks(bag: Bag, table: StaticTable) -> list[tf.Operation]:
+    size = table.config.vocabulary_size
+    wrong = tf.boolean_mask(bag.ids, (bag.ids < 0) | (bag.ids >= size))
+    outside = f"feature {bag.name}: ids outside its vocabulary, 0 to {size - 1}:"
+    checks = [tf.debugging.Assert(tf.equal(tf.size(wrong), 0), [outside, wrong], summarize=5)]
+    if bag.weights is not None:
+        finite = tf.math.is_finite(bag.weights)
+        message = f"feature {bag.name}: weights must be finite:"
+        bad = tf.boolean_mask(bag.weights, tf.logical_not(finite))
+        checks.append(tf.debugging.Assert(tf.reduce_all(finite), [message, bad], summarize=5))
+    if bag.splits is not None:
+        good = tf.reduce_all(bag.splits[1:] >= bag.splits[:-1])
+        good &= tf.equal(bag.splits[0], 0) & tf.equal(bag.splits[-1], tf.size(bag.ids, tf.int64))
+        message = f"feature {bag.name}: row_splits must rise from 0 to the number of ids"
+        checks.append(tf.debugging.Assert(good, [message, bag.splits], summarize=8))
+    return [check for check in checks if check is not None]

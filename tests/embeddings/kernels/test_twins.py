@@ -1,0 +1,132 @@
+"""The compiled kernels give the twin's numbers, and the same bits every time."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from embeddings import SGD, Adagrad, RowWiseAdagrad, TableConfig
+from embeddings.kernels import compiled, kernels, reference
+from embeddings.kernels.group import Bag, TableGroup
+from embeddings.tables.static import StaticTable
+from foundation.tf import tf
+
+pytestmark = pytest.mark.skipif(not compiled(), reason="no compiler here: the twin does the work")
+OPTIMIZERS = (SGD, Adagrad, RowWiseAdagrad)
+ROWS = 40
+
+
+@st.composite
+def features(draw):
+    """One feature: its table, combiner, and per bag its ids with weights, or None where there are no weights."""
+    combiner = draw(st.sampled_from([None, "sum", "mean", "sqrtn"]))
+    weights = st.just(0.0) | st.floats(2.0**-20, 3, width=32)
+    most = 1 if combiner is None else 6
+    bags = draw(st.lists(st.lists(st.tuples(st.integers(0, ROWS - 1), weights), max_size=most), max_size=12))
+    return draw(st.integers(0, 1)), combiner, bags, draw(st.booleans()) and combiner is not None
+
+
+def _bag(name, feature):
+    table, combiner, bags, weighted = feature
+    flat = [pair for bag in bags for pair in bag]
+    ids = tf.constant([identifier for identifier, _ in flat], tf.int64)
+    splits = tf.constant(np.cumsum([0, *map(len, bags)]), tf.int64)
+    weights = tf.constant([weight for _, weight in flat], tf.float32)
+    return Bag(name, table, ids, splits if combiner else None, weights if weighted else None, combiner)
+
+
+def _tables(optimizer, dim):
+    with_slots = [StaticTable(TableConfig(name, ROWS, dim, optimizer)) for name in ("a", "b")]
+    return TableGroup(tuple(with_slots))
+
+
+def _state(group):
+    return [v.numpy() for table in group.tables for v in table.variables.values()]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(features(), min_size=1, max_size=4),
+    st.sampled_from(OPTIMIZERS),
+    st.sampled_from([1, 3, 16, 24, 64]),
+    st.sampled_from([{}, {"clipnorm": 0.5}, {"clipvalue": 0.05}]),
+    st.integers(0, 2**31),
+)
+def test_three_steps_leave_what_the_twins_leave(chosen, optimizer, dim, clip, seed):
+    rng = np.random.default_rng(seed)
+    groups = [_tables(optimizer(0.1, **clip), dim) for _ in range(2)]
+    bags = [_bag(f"f{i}", feature) for i, feature in enumerate(chosen)]
+    for _ in range(3):
+        outputs = [which.lookup(group, bags) for which, group in zip((kernels(), reference), groups, strict=True)]
+        for ours, twins in zip(*outputs, strict=True):
+            assert ours.shape == twins.shape
+            np.testing.assert_allclose(ours, twins, rtol=0, atol=2e-6)
+        gradients = [tf.constant(rng.normal(size=output.shape), tf.float32) for output in outputs[0]]
+        kernels().update(groups[0], bags, gradients)
+        reference.update(groups[1], bags, gradients)
+    for ours, twins in zip(*map(_state, groups), strict=True):
+        np.testing.assert_allclose(ours, twins, rtol=1e-5, atol=5e-6)
+
+
+@given(st.integers(-(2**63), 2**63 - 1), st.integers(1, 300), st.integers(1, 70))
+@settings(deadline=None, max_examples=20)
+def test_new_rows_are_the_twins_to_the_bit(seed, rows, dim):
+    config = TableConfig("t", rows, dim, seed=seed, initializer_scale=0.07)
+    assert np.array_equal(kernels().new_rows(config).numpy(), reference.new_rows(config).numpy())
+    assert np.array_equal(kernels().new_slot((rows, dim), 0.1, "s").numpy(), np.full((rows, dim), np.float32(0.1)))
+
+
+def _wrong(kind):
+    ids, splits, weights, combiner = [1, 2, 3], None, None, None
+    if kind == "negative":
+        ids = [1, -2, 3]
+    elif kind == "beyond":
+        ids = [1, 2, ROWS]
+    elif kind == "huge":
+        ids = [1, 2**62, 3]
+    elif kind in ("nan", "inf"):
+        splits, weights, combiner = [0, 2, 3], [1.0, float(kind), 1.0], "sum"
+    elif kind == "short splits":
+        splits, combiner = [0, 2], "mean"
+    elif kind == "falling splits":
+        splits, combiner = [0, 3, 1, 3], "mean"
+    elif kind == "late splits":
+        splits, combiner = [1, 3], "mean"
+    splits = None if splits is None else tf.constant(splits, tf.int64)
+    weights = None if weights is None else tf.constant(weights)
+    return Bag("video", 0, tf.constant(ids, tf.int64), splits, weights, combiner)
+
+
+@pytest.mark.parametrize("which", ["kernel", "twin"])
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        *((kind, "feature video: ids outside its vocabulary, 0 to 39") for kind in ("negative", "beyond", "huge")),
+        *((kind, "feature video: weights must be finite") for kind in ("nan", "inf")),
+        *((f"{kind} splits", "feature video: row_splits must rise from 0") for kind in ("short", "falling", "late")),
+    ],
+)
+def test_what_cannot_be_looked_up_is_an_error_that_names_the_feature(which, kind, message):
+    chosen = kernels() if which == "kernel" else reference
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        chosen.lookup(_tables(SGD(0.1), 8), [_wrong(kind)])
+
+
+@pytest.mark.parametrize("kind", ["negative", "beyond", "huge", "nan", "short splits"])
+def test_an_update_checks_for_itself_and_changes_nothing(kind):
+    group, bag = _tables(RowWiseAdagrad(0.1), 8), _wrong(kind)
+    before = _state(group)
+    bags = 3 if bag.splits is None else len(bag.splits) - 1
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        kernels().update(group, [bag], [tf.ones((bags, 8))])
+    assert all(np.array_equal(a, b) for a, b in zip(before, _state(group), strict=True))
+
+
+def test_who_holds_a_tables_value_keeps_it():
+    group = _tables(SGD(1.0), 4)
+    held = group.tables[0].rows.read_value()
+    before = held.numpy().copy()
+    bag = Bag("f", 0, tf.constant([0, 1], tf.int64), None, None, None)
+    kernels().update(group, [bag], [tf.ones((2, 4))])
+    assert np.array_equal(held.numpy(), before)
+    assert np.allclose(group.tables[0].rows.numpy()[:2], before[:2] - 1)
