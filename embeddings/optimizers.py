@@ -57,15 +57,18 @@ class SparseOptimizer(ABC):
             gradient = tf.clip_by_norm(gradient, self.clipnorm)
         if self.clipvalue is not None:
             gradient = tf.clip_by_value(gradient, -self.clipvalue, self.clipvalue)
-        rate = self.learning_rate(updates) if callable(self.learning_rate) else self.learning_rate
-        self.update(table, slots, ids, gradient, tf.cast(rate, tf.float32))
+        self.update(table, slots, ids, gradient, self._rate(updates))
 
     def numbers(self, updates: tf.Tensor) -> tf.Tensor:
         """[4] float32, what a compiled kernel needs to know of a step (`TableStep` in kernels/native/update.cc)."""
-        rate = self.learning_rate(updates) if callable(self.learning_rate) else self.learning_rate
         unlimited = float("inf")
         clips = [unlimited if clip is None else clip for clip in (self.clipvalue, self.clipnorm)]
-        return tf.stack([tf.cast(rate, tf.float32), EPSILON, *clips])
+        return tf.stack([self._rate(updates), EPSILON, *clips])
+
+    def _rate(self, updates: tf.Tensor) -> tf.Tensor:
+        """[] float32: the learning rate of the step after so many updates."""
+        rate = self.learning_rate(updates) if callable(self.learning_rate) else self.learning_rate
+        return tf.cast(rate, tf.float32)
 
     def document(self) -> dict[str, Any]:
         """As plain types, for a Keras config."""

@@ -97,8 +97,7 @@ def clean_times(column: pa.ChunkedArray, unit_per_second: int, cleaner: Cleaner)
     """Timestamps as int64 seconds, and the rows to keep [rows] bool."""
     column = plain(column)
     shown = _shown(column)
-    with cleaner.typing(TIME, column.type, "times (numbers, dates or Arrow timestamps)"):
-        seconds, known = as_seconds(column, unit_per_second)
+    seconds, known = _seconds(column, TIME, unit_per_second, cleaner)
     keep = cleaner.refuse(~known, TIME, "a time is wanted", shown)
     keep &= cleaner.refuse(keep & (seconds < 0), TIME, "a time must not be before 1970", shown)
     return pa.array(seconds), keep
@@ -161,8 +160,7 @@ def lenient_numbers(column: pa.ChunkedArray, name: str, cleaner: Cleaner) -> pa.
 def lenient_times(column: pa.ChunkedArray, name: str, unit_per_second: int, cleaner: Cleaner) -> pa.Array:
     """int64 seconds of a feature; what is no time is unknown, and counted."""
     column = plain(column)
-    with cleaner.typing(name, column.type, "times (numbers, dates or Arrow timestamps)"):
-        seconds, known = as_seconds(column, unit_per_second)
+    seconds, known = _seconds(column, name, unit_per_second, cleaner)
     cleaner.count(f"{name}: not a time, taken as unknown", int((~known & ~is_empty(column)).sum()))
     return pa.array(seconds, mask=~known)
 
@@ -201,6 +199,11 @@ def drop_duplicates(events: pa.Table, cleaner: Cleaner) -> pa.Table:
         )
     cleaner.count("duplicate rows", int(repeated.sum()))
     return events.filter(pa.array(~repeated))
+
+
+def _seconds(column: pa.Array, name: str, unit_per_second: int, cleaner: Cleaner) -> tuple[np.ndarray, np.ndarray]:
+    with cleaner.typing(name, column.type, "times (numbers, dates or Arrow timestamps)"):
+        return as_seconds(column, unit_per_second)
 
 
 def _shown(column: pa.Array) -> Callable[[int], object]:

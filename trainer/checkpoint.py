@@ -61,9 +61,6 @@ class CheckpointStore:
         found = ((_NAME.match(entry.name), entry) for entry in self.directory.iterdir())
         return sorted((Stored(int(m[1]), entry) for m, entry in found if m), key=lambda stored: stored.step)
 
-    def latest(self) -> Stored | None:
-        return next(reversed(self.all()), None)
-
     def clear(self) -> None:
         """Removes every checkpoint."""
         for stored in self.all():

@@ -1,4 +1,4 @@
-"""The compiled ops behind the same two functions as the twin's."""
+"""The compiled ops behind the twin's functions."""
 
 from __future__ import annotations
 

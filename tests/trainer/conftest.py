@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -97,3 +98,15 @@ def headrace(capfd):
         return code, captured.out + captured.err
 
     return run
+
+
+@pytest.fixture
+def own_log(job_file, world, tmp_path):
+    """The small job over a copy of the world that may be changed; (job file, log folder)."""
+    log = shutil.copytree(world, tmp_path / "log")
+    document = yaml.safe_load(job_file.read_text())
+    document["inputs"]["path"] = str(log)
+    document["retrieval"]["epochs"] = 1
+    job = tmp_path / "job.yaml"
+    job.write_text(yaml.safe_dump(document))
+    return job, log

@@ -137,12 +137,8 @@ def test_a_run_killed_while_it_began_can_be_begun_again(headrace, job_file, tmp_
     assert code == 0, said
 
 
-def test_a_run_directory_inside_the_logs_folder_is_no_part_of_the_log(headrace, job_file, world, tmp_path):
-    log = shutil.copytree(world, tmp_path / "log")
-    document = yaml.safe_load(job_file.read_text())
-    document["inputs"]["path"] = str(log)
-    job = tmp_path / "job.yaml"
-    job.write_text(yaml.safe_dump(document))
+def test_a_run_directory_inside_the_logs_folder_is_no_part_of_the_log(headrace, own_log):
+    job, log = own_log
     for said_before in ("data: done in", "data: done before, skipped"):
         code, said = headrace("data", "prepare", job, "--run-dir", log / "run")
         assert code == 0, said

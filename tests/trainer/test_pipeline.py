@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
 from evaluation.bootstrap import Interval
 from inputs.simulate.config import SimulateConfig
@@ -92,26 +91,12 @@ def test_a_change_reaches_what_depends_on_it_and_nothing_else(job_file, tmp_path
     assert {stage for stage in STAGES if digests[0][stage] != digests[1][stage]} == again
 
 
-def test_a_changed_log_is_read_again(job_file, world, tmp_path):
-    log = shutil.copytree(world, tmp_path / "log")
-    document = load_job(job_file).document()
-    document["inputs"]["path"] = str(log)
-    workspace = Workspace(Job.model_validate(document), RunDirectory(tmp_path / "run"), "x")
+def test_a_changed_log_is_read_again(own_log, tmp_path):
+    job, log = own_log
+    workspace = Workspace(load_job(job), RunDirectory(tmp_path / "run"), "x")
     before = made_from(workspace, "evaluate")
     (log / "items.parquet").write_bytes((log / "items.parquet").read_bytes() + b" ")
     assert made_from(workspace, "evaluate") != before
-
-
-@pytest.fixture
-def own_log(job_file, world, tmp_path):
-    """The small job over a copy of the world that may be changed; (job file, log folder)."""
-    log = shutil.copytree(world, tmp_path / "log")
-    document = yaml.safe_load(job_file.read_text())
-    document["inputs"]["path"] = str(log)
-    document["retrieval"]["epochs"] = 1
-    job = tmp_path / "job.yaml"
-    job.write_text(yaml.safe_dump(document))
-    return job, log
 
 
 def test_what_was_trained_on_another_log_is_not_gone_on_from(own_log, tools, tmp_path):

@@ -42,18 +42,12 @@ class LookupOp : public OpKernel {
   void Compute(OpKernelContext* context) override {
     const int tables = layout_.tables;
     std::vector<tensorflow::core::RefCountPtr<Var>> held(tables);
-    std::vector<Tensor> rows;
+    std::vector<tensorflow::tf_shared_lock> locks;
     std::vector<int64_t> vocabulary;
     for (int t = 0; t < tables; ++t) {
       OP_REQUIRES_OK(context, LookupResource(context, HandleFromInput(context, t), &held[t]));
-      held[t]->mu()->lock_shared();
+      locks.emplace_back(*held[t]->mu());
     }
-    struct Unlock {
-      std::vector<tensorflow::core::RefCountPtr<Var>>& held;
-      ~Unlock() {
-        for (auto& table : held) table->mu()->unlock_shared();
-      }
-    } unlock{held};
     for (int t = 0; t < tables; ++t) {
       const Tensor& table = *held[t]->tensor();
       OP_REQUIRES(context, table.dtype() == tensorflow::DT_FLOAT && table.dims() == 2,
