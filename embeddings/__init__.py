@@ -2,6 +2,6 @@
 
 from embeddings.config import FeatureConfig, TableConfig
 from embeddings.layer import ShardedEmbedding
-from embeddings.optimizers import SGD, Adagrad, RowWiseAdagrad
+from embeddings.optimizers import FTRL, SGD, Adagrad, Adam, RowWiseAdagrad
 
-__all__ = ["SGD", "Adagrad", "FeatureConfig", "RowWiseAdagrad", "ShardedEmbedding", "TableConfig"]
+__all__ = ["FTRL", "SGD", "Adagrad", "Adam", "FeatureConfig", "RowWiseAdagrad", "ShardedEmbedding", "TableConfig"]

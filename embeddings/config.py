@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from embeddings.optimizers import RowWiseAdagrad, SparseOptimizer, optimizer_from
+from embeddings.optimizers import OPTIMIZERS, RowWiseAdagrad, SparseOptimizer, optimizer_from
+from embeddings.precision import PRECISIONS, Precision
 
 Combiner = Literal["sum", "mean", "sqrtn"]
 KERAS_SCALE = 0.05
@@ -18,6 +19,8 @@ class TableConfig:
     name: unique in a layer. vocabulary_size: ids are 0..vocabulary_size-1. dim: floats in a row. optimizer: applied to
     this table in the backward pass. seed: row id's initial value at a column is a function of (seed, name, id, column)
     alone. initializer_scale: initial values are uniform in [-scale, scale); None is 0.05, as Keras' Embedding has it.
+    precision, slot_precision: how rows and slot variables are stored; sums and steps are in float32 all the same, and
+    what does not fit 16 bits is rounded stochastically (`embeddings.precision`).
     """
 
     name: str
@@ -26,6 +29,8 @@ class TableConfig:
     optimizer: SparseOptimizer = RowWiseAdagrad()  # noqa: RUF009 - frozen, so it may be shared
     seed: int = 0
     initializer_scale: float | None = None
+    precision: Precision = "float32"
+    slot_precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         if self.vocabulary_size < 1 or self.dim < 1:
@@ -33,10 +38,13 @@ class TableConfig:
         if not isinstance(self.optimizer, SparseOptimizer):
             raise TypeError(
                 f"table '{self.name}': optimizer is {type(self.optimizer).__name__}; a table takes one of embeddings' "
-                "own (SGD, Adagrad, RowWiseAdagrad), which it applies in the backward pass"
+                f"own ({', '.join(OPTIMIZERS)}), which it applies in the backward pass"
             )
         if self.initializer_scale is not None and self.initializer_scale < 0:
             raise ValueError(f"table '{self.name}': initializer_scale is not negative")
+        for option, value in (("precision", self.precision), ("slot_precision", self.slot_precision)):
+            if value not in PRECISIONS:
+                raise ValueError(f"table '{self.name}': {option} is {value!r}; known: {', '.join(PRECISIONS)}")
         if not -(2**63) <= self.seed < 2**63:
             raise ValueError(f"table '{self.name}': seed fits in 64 bits")
 

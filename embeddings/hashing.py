@@ -23,13 +23,14 @@ def initial_rows(ids: tf.Tensor, dim: int, key: int, scale: float) -> tf.Tensor:
     make a float32 without rounding.
     """
     with tf.device("CPU:0"):  # 64-bit integer products have no kernel elsewhere
-        rows = _splitmix64(tf.cast(ids, tf.uint64) + tf.constant(key, tf.uint64))
-        bits = _splitmix64(rows[:, tf.newaxis] + tf.cast(tf.range(dim), tf.uint64)[tf.newaxis, :])
+        rows = splitmix64(tf.cast(ids, tf.uint64) + tf.constant(key, tf.uint64))
+        bits = splitmix64(rows[:, tf.newaxis] + tf.cast(tf.range(dim), tf.uint64)[tf.newaxis, :])
         upper = tf.cast(tf.bitwise.right_shift(bits, tf.constant(40, tf.uint64)), tf.float32)
         return (upper * (2.0**-23) - 1.0) * scale
 
 
-def _splitmix64(counter: tf.Tensor) -> tf.Tensor:
+def splitmix64(counter: tf.Tensor) -> tf.Tensor:
+    """One mixed uint64 for each counter (Steele, Lea and Flood, OOPSLA 2014)."""
     mixed = counter + tf.constant(_GOLDEN, tf.uint64)
     for shift, factor in ((30, _M1), (27, _M2)):
         mixed = tf.bitwise.bitwise_xor(mixed, tf.bitwise.right_shift(mixed, tf.constant(shift, tf.uint64)))

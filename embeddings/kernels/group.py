@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from embeddings.config import Combiner
+from embeddings.optimizers import SparseOptimizer
 from foundation.tf import tf
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class Bag:
 
 @dataclass(frozen=True)
 class TableGroup:
-    """Tables that one call of a kernel can serve: of one width, under one kind of optimizer."""
+    """Tables that one call of a kernel can serve: of one width and precision, under one kind of optimizer."""
 
     tables: tuple[StaticTable, ...]
 
@@ -38,13 +39,15 @@ class TableGroup:
         return self.tables[0].config.dim
 
     @property
-    def optimizer_name(self) -> str:
-        return type(self.tables[0].config.optimizer).__name__
+    def optimizer(self) -> type[SparseOptimizer]:
+        return type(self.tables[0].config.optimizer)
 
 
 def grouped(tables: Sequence[StaticTable]) -> list[TableGroup]:
     """Every table in one group, in the order of their first tables."""
-    groups: dict[tuple[int, type], list[StaticTable]] = {}
+    groups: dict[tuple[object, ...], list[StaticTable]] = {}
     for table in tables:
-        groups.setdefault((table.config.dim, type(table.config.optimizer)), []).append(table)
+        config = table.config
+        alike = (config.dim, config.precision, config.slot_precision, type(config.optimizer), type(table))
+        groups.setdefault(alike, []).append(table)
     return [TableGroup(tuple(members)) for members in groups.values()]

@@ -18,18 +18,19 @@ class NativeKernels:
 
     def new_rows(self, config: TableConfig) -> tf.Variable:
         """As `reference.new_rows`, to the bit, in one buffer on huge pages."""
-        key = table_key(config.seed, config.name)
         values = self._module.headrace_initial_rows(
-            key=key - (1 << 64) if key >= 1 << 63 else key,
+            key=_signed(table_key(config.seed, config.name)),
             scale=config.scale,
+            dtype=tf.as_dtype(config.precision),
             vocabulary_size=config.vocabulary_size,
             dim=config.dim,
         )
         return tf.Variable(values, trainable=False, name=f"{config.name}/rows")
 
-    def new_slot(self, shape: tuple[int, ...], value: float, name: str) -> tf.Variable:
+    def new_slot(self, shape: tuple[int, ...], value: float, dtype: tf.DType, name: str) -> tf.Variable:
         """As `reference.new_slot`, on huge pages."""
-        return tf.Variable(self._module.headrace_filled(value=value, shape=shape), trainable=False, name=name)
+        filled = self._module.headrace_filled(value=value, dtype=dtype, shape=shape)
+        return tf.Variable(filled, trainable=False, name=name)
 
     def lookup(self, group: TableGroup, bags: list[Bag]) -> list[tf.Tensor]:
         """As `reference.lookup`."""
@@ -42,18 +43,34 @@ class NativeKernels:
 
     def update(self, group: TableGroup, bags: list[Bag], gradients: list[tf.Tensor]) -> None:
         """As `reference.update`: a row's gradients are summed in the order of features, then of positions."""
-        slots = group.tables[0].config.optimizer.slots
+        tables = group.tables
         self._module.headrace_update(
-            tables=[table.rows.handle for table in group.tables],
-            slots=[table.slots[slot].handle for slot in slots for table in group.tables],
+            tables=[table.rows.handle for table in tables],
+            slots=[table.slots[slot].handle for slot in group.optimizer.slots for table in tables],
+            identities=[table.identities.handle for table in tables if table.identities is not None],
+            updates=[table.updates.handle for table in tables],
             **_tensors(bags),
             gradients=[tf.convert_to_tensor(gradient) for gradient in gradients],
-            steps=tf.stack([table.config.optimizer.numbers(table.updates.read_value()) for table in group.tables]),
-            optimizer=group.optimizer_name,
+            steps=_steps(group),
+            optimizer=group.optimizer.__name__,
+            keys=[_signed(table.key) for table in tables],
             **_layout(bags),
         )
-        for place in {bag.table for bag in bags}:
-            group.tables[place].updates.assign_add(1)
+
+
+def _steps(group: TableGroup) -> tf.Tensor:
+    """[tables, NUMBERS] float32."""
+    optimizers = [table.config.optimizer for table in group.tables]
+    if all(optimizer.constant for optimizer in optimizers):
+        with tf.init_scope():  # once, not at every step
+            numbers = tf.stack([optimizer.numbers(tf.constant(0, tf.int64)) for optimizer in optimizers]).numpy()
+        return tf.constant(numbers)
+    return tf.stack([table.config.optimizer.numbers(table.updates.read_value()) for table in group.tables])
+
+
+def _signed(key: int) -> int:
+    """The int64 of the same bits."""
+    return key - (1 << 64) if key >= 1 << 63 else key
 
 
 def _tensors(bags: list[Bag]) -> dict[str, list[tf.Tensor]]:

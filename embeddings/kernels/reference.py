@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from embeddings.config import TableConfig
 from embeddings.hashing import initial_rows, table_key
 from embeddings.kernels.group import Bag, TableGroup
+from embeddings.precision import rounded
 from foundation.tf import tf
 
 if TYPE_CHECKING:
@@ -16,20 +17,27 @@ _BYTES_PER_CHUNK = 1 << 26
 
 
 def new_rows(config: TableConfig) -> tf.Variable:
-    """[vocabulary_size, dim] float32: a new table's rows, their initial values (`embeddings.hashing`) written chunk by
-    chunk, so that no second copy of the table is ever held."""
-    rows = tf.Variable(tf.zeros((config.vocabulary_size, config.dim)), trainable=False, name=f"{config.name}/rows")
+    """[vocabulary_size, dim]: a new table's rows, their initial values (`embeddings.hashing`) written chunk by chunk, so
+    that no second copy of the table is ever held."""
+    shape, dtype = (config.vocabulary_size, config.dim), tf.as_dtype(config.precision)
+    rows = tf.Variable(tf.zeros(shape, dtype), trainable=False, name=f"{config.name}/rows")
     key = table_key(config.seed, config.name)
     step = max(_BYTES_PER_CHUNK // (8 * config.dim), 1)
     for start in range(0, config.vocabulary_size, step):
         ids = tf.range(start, min(start + step, config.vocabulary_size), dtype=tf.int64)
-        rows.scatter_update(tf.IndexedSlices(initial_rows(ids, config.dim, key, config.scale), ids))
+        initial = tf.cast(initial_rows(ids, config.dim, key, config.scale), dtype)
+        rows.scatter_update(tf.IndexedSlices(initial, ids))
     return rows
 
 
-def new_slot(shape: tuple[int, ...], value: float, name: str) -> tf.Variable:
-    """A new slot variable, float32, every element `value`."""
-    return tf.Variable(tf.fill(shape, value), trainable=False, name=name)
+def new_slot(shape: tuple[int, ...], value: float, dtype: tf.DType, name: str) -> tf.Variable:
+    """A new slot variable, every element `value`."""
+    return tf.Variable(tf.fill(shape, tf.cast(value, dtype)), trainable=False, name=name)
+
+
+def rows_of(table: StaticTable, ids: tf.Tensor) -> tf.Tensor:
+    """[n, dim] float32: the rows `ids` [n] int64 of a table."""
+    return tf.cast(tf.gather(table.rows, ids), tf.float32)
 
 
 def lookup(group: TableGroup, bags: list[Bag]) -> list[tf.Tensor]:
@@ -44,7 +52,7 @@ def lookup(group: TableGroup, bags: list[Bag]) -> list[tf.Tensor]:
     for bag in bags:
         table = group.tables[bag.table]
         with tf.control_dependencies(_checks(bag, table)):
-            vectors = table.lookup(bag.ids)
+            vectors = rows_of(table, bag.ids)
         outputs.append(_combined(vectors, bag))
     return outputs
 
@@ -52,7 +60,7 @@ def lookup(group: TableGroup, bags: list[Bag]) -> list[tf.Tensor]:
 def update(group: TableGroup, bags: list[Bag], gradients: list[tf.Tensor]) -> None:
     """One step of every table that a bag looks up in: the gradients [B, dim] of `lookup`'s outputs, summed by row."""
     for table, (ids, gradient) in summed(group, bags, gradients).items():
-        group.tables[table].apply(ids, gradient)
+        _step(group.tables[table], ids, gradient)
 
 
 def summed(group: TableGroup, bags: list[Bag], gradients: list[tf.Tensor]) -> dict[int, tuple[tf.Tensor, tf.Tensor]]:
@@ -73,12 +81,27 @@ def gradient_of_weights(group: TableGroup, bag: Bag, output: tf.Tensor, gradient
     w_i, with row v_i, (g . v_i - g . o dnorm/dw_i) / norm."""
     rows, bags = _rows(bag.splits), tf.size(bag.splits) - 1
     spread = tf.gather(gradient, rows)
-    along = tf.reduce_sum(spread * group.tables[bag.table].lookup(bag.ids), axis=1)
+    along = tf.reduce_sum(spread * rows_of(group.tables[bag.table], bag.ids), axis=1)
     if bag.combiner == "sum":
         return along
     norm = tf.gather(_norms(bag, rows, bags), rows)
     across = tf.gather(tf.reduce_sum(gradient * output, axis=1), rows)
     return (along - across * (1.0 if bag.combiner == "mean" else bag.weights * norm)) * norm
+
+
+def _step(table: StaticTable, ids: tf.Tensor, gradient: tf.Tensor) -> None:
+    """One optimizer step on rows `ids` [u] int64, distinct, with their gradient [u, dim] float32."""
+    optimizer, updates = table.config.optimizer, table.updates.read_value()
+    variables = {"rows": table.rows, **table.slots}
+    before = {name: tf.cast(tf.gather(variable, ids), tf.float32) for name, variable in variables.items()}
+    rows, slots = optimizer.step(before.pop("rows"), before, optimizer.clipped(gradient), optimizer.numbers(updates))
+    identities = ids if table.identities is None else tf.gather(table.identities, ids)
+    for place, (name, values) in enumerate({"rows": rows, **slots}.items()):
+        variable = variables[name]
+        stored = rounded(values, variable.dtype, table.key, identities, updates, place)
+        # the same numbers as scatter_sub, whose CPU kernel adds on one thread
+        variable.scatter_update(tf.IndexedSlices(stored, ids))
+    table.updates.assign_add(1)
 
 
 def _combined(vectors: tf.Tensor, bag: Bag) -> tf.Tensor:

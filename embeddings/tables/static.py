@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from embeddings.config import TableConfig
+from embeddings.hashing import table_key
 from embeddings.kernels import kernels
 from foundation.tf import tf
 
 
 class StaticTable:
-    """Rows [vocabulary_size, dim] float32 and the optimizer's slot variables, plain variables that no Keras optimizer
-    sees."""
+    """Rows [vocabulary_size, dim] and the optimizer's slot variables, plain variables that no Keras optimizer sees."""
+
+    identities = None  # a row's number is its id
 
     def __init__(self, config: TableConfig) -> None:
         self.config = config
+        self.key = table_key(config.seed, config.name)
         make = kernels()
         self.rows = make.new_rows(config)
-        shape = config.optimizer.slot_shape
+        dtype = tf.as_dtype(config.slot_precision)
         self.slots = {
-            slot: make.new_slot(shape(config.vocabulary_size, config.dim), initial, f"{config.name}/{slot}")
-            for slot, initial in config.optimizer.slots.items()
+            name: make.new_slot(
+                slot.shape(config.vocabulary_size, config.dim), slot.initial, dtype, f"{config.name}/{name}"
+            )
+            for name, slot in config.optimizer.slots.items()
         }
         self.updates = tf.Variable(0, dtype=tf.int64, trainable=False, name=f"{config.name}/updates")
 
@@ -26,12 +31,3 @@ class StaticTable:
     def variables(self) -> dict[str, tf.Variable]:
         """Everything a checkpoint must hold, by name."""
         return {"rows": self.rows, "updates": self.updates, **self.slots}
-
-    def lookup(self, ids: tf.Tensor) -> tf.Tensor:
-        """[n, dim] rows of `ids` [n] int64."""
-        return tf.gather(self.rows, ids)
-
-    def apply(self, ids: tf.Tensor, gradient: tf.Tensor) -> None:
-        """One optimizer step. ids: [u] int64, distinct; gradient: [u, dim] float32, summed over their occurrences."""
-        self.config.optimizer.apply(self.rows, self.slots, ids, gradient, self.updates.read_value())
-        self.updates.assign_add(1)

@@ -36,35 +36,62 @@ def combined(table: np.ndarray, rows: Sequence, weights: Sequence | None, combin
 
 
 class DenseTable:
-    """A table whose gradient is dense, in float64, with one of the three optimizers."""
+    """A table whose gradient is dense, in float64; only rows that were looked up are touched."""
 
-    def __init__(self, values: np.ndarray, kind: str, rate, clipnorm=None, clipvalue=None) -> None:
-        self.values, self.kind, self.rate, self.clipnorm, self.clipvalue = (
-            values.astype(float),
-            kind,
-            rate,
-            clipnorm,
-            clipvalue,
-        )
-        self.accumulator = np.full(values.shape if kind == "Adagrad" else len(values), 0.1)
+    def __init__(self, values: np.ndarray, kind: str, rate, clipnorm=None, clipvalue=None, **options) -> None:
+        self.values, self.kind, self.rate = values.astype(float), kind, rate
+        self.clipnorm, self.clipvalue, self.options = clipnorm, clipvalue, options
+        wide = values.shape
+        self.slots = {
+            "SGD": [],
+            "Adagrad": [np.full(wide, 0.1)],
+            "RowWiseAdagrad": [np.full(len(values), 0.1)],
+            "Adam": [np.zeros(wide), np.zeros(wide)],
+            "FTRL": [np.full(wide, 0.1), np.zeros(wide)],
+        }[kind]
         self.updates = 0
 
-    def step(self, gradient: np.ndarray) -> None:
+    @property
+    def accumulator(self) -> np.ndarray:
+        return self.slots[0]
+
+    def step(self, gradient: np.ndarray, touched: np.ndarray | None = None) -> None:
+        """touched: [rows] bool; all where it is not given."""
         g = gradient
         if self.clipnorm is not None:
             g = g * min(1.0, self.clipnorm / max(np.sqrt((g**2).sum()), 1e-30))
         if self.clipvalue is not None:
             g = np.clip(g, -self.clipvalue, self.clipvalue)
+        rows = np.flatnonzero(np.ones(len(g), bool) if touched is None else touched)
         rate = self.rate(self.updates) if callable(self.rate) else self.rate
-        if self.kind == "SGD":
-            self.values -= rate * g
-        elif self.kind == "Adagrad":
-            self.accumulator += g**2
-            self.values -= rate * g / np.sqrt(self.accumulator + 1e-7)
-        else:
-            self.accumulator += (g**2).mean(axis=1)
-            self.values -= rate * g / np.sqrt(self.accumulator + 1e-7)[:, None]
         self.updates += 1
+        self.values[rows] *= 1 - rate * self.options.get("weight_decay", 0.0)
+        self._row_steps(rows, g[rows], rate)
+
+    def _row_steps(self, rows: np.ndarray, g: np.ndarray, rate: float) -> None:
+        if self.kind == "SGD":
+            self.values[rows] -= rate * g
+        elif self.kind == "Adagrad":
+            self.slots[0][rows] += g**2
+            self.values[rows] -= rate * g / np.sqrt(self.slots[0][rows] + 1e-7)
+        elif self.kind == "RowWiseAdagrad":
+            self.slots[0][rows] += (g**2).mean(axis=1)
+            self.values[rows] -= rate * g / np.sqrt(self.slots[0][rows] + 1e-7)[:, None]
+        elif self.kind == "Adam":
+            b1, b2, epsilon = (self.options.get(*d) for d in (("beta_1", 0.9), ("beta_2", 0.999), ("epsilon", 1e-7)))
+            self.slots[0][rows] = b1 * self.slots[0][rows] + (1 - b1) * g
+            self.slots[1][rows] = b2 * self.slots[1][rows] + (1 - b2) * g**2
+            unbiased = rate * np.sqrt(1 - b2**self.updates) / (1 - b1**self.updates)
+            self.values[rows] -= unbiased * self.slots[0][rows] / (np.sqrt(self.slots[1][rows]) + epsilon)
+        else:
+            l1, l2, beta = (self.options.get(name, 0.0) for name in ("l1", "l2", "beta"))
+            n, z = self.slots
+            sigma = (np.sqrt(n[rows] + g**2) - np.sqrt(n[rows])) / rate
+            z[rows] += g - sigma * self.values[rows]
+            n[rows] += g**2
+            large = np.abs(z[rows]) > l1
+            proximal = -(z[rows] - np.sign(z[rows]) * l1) / ((beta + np.sqrt(n[rows])) / rate + l2)
+            self.values[rows] = np.where(large, proximal, 0.0)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embeddings import SGD, Adagrad, FeatureConfig, RowWiseAdagrad, ShardedEmbedding, TableConfig
+from embeddings import FTRL, SGD, Adagrad, Adam, FeatureConfig, RowWiseAdagrad, ShardedEmbedding, TableConfig
 from embeddings.hashing import initial_rows, table_key
 from foundation.tf import keras, tf
 
@@ -230,10 +230,11 @@ def test_a_learning_rate_schedule_counts_updates(reference):
     assert (before - layer.table("t").numpy())[1] == pytest.approx([0.5 + 0.5 + 0.1 + 0.1] * 2, abs=1e-6)
 
 
-@pytest.mark.parametrize("optimizer", [SGD(0.1), Adagrad(0.1), RowWiseAdagrad(0.1)])
-def test_restored_from_a_checkpoint_training_goes_on_bit_by_bit(tmp_path, optimizer):
+@pytest.mark.parametrize("optimizer", [kind(0.1) for kind in (SGD, Adagrad, RowWiseAdagrad, Adam, FTRL)])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_restored_from_a_checkpoint_training_goes_on_bit_by_bit(tmp_path, optimizer, precision):
     def made():
-        return ShardedEmbedding({"v": FeatureConfig(TableConfig("t", 10, 4, optimizer), "sum")})
+        return ShardedEmbedding({"v": FeatureConfig(TableConfig("t", 10, 4, optimizer, precision=precision), "sum")})
 
     def train(layer, steps):
         for step in steps:

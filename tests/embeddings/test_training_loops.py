@@ -124,7 +124,7 @@ from foundation.tf import keras, tf
 tf.config.experimental.enable_op_determinism()
 keras.utils.set_random_seed(0)
 ids = tf.random.stateless_uniform((20, 5000), (1, 2), 0, 300, tf.int64)
-for optimizer in (SGD(0.1), Adagrad(0.1), RowWiseAdagrad(0.1)):
+for optimizer in (SGD(0.1), Adagrad(0.1), RowWiseAdagrad(0.1), Adam(0.1), FTRL(0.1)):
     layer = ShardedEmbedding({"v": FeatureConfig(TableConfig("t", 300, 16, optimizer), "sum")})
     for step in range(20):
         with tf.GradientTape() as tape:

@@ -1,12 +1,14 @@
-// Every occurrence of every row, split into parts that can be updated side by side.
+// Occurrences of rows, grouped so that threads never share a row.
 #ifndef HEADRACE_GROUPING_H_
 #define HEADRACE_GROUPING_H_
 
 #include <memory>
 #include <vector>
 
-#include "bags.h"
 #include "tensorflow/core/lib/core/threadpool.h"
+
+#include "bags.h"
+#include "memory.h"
 
 namespace headrace {
 
@@ -31,35 +33,69 @@ inline uint64_t HashOf(int64_t key) {
 constexpr int kBinBits = 12, kHashBins = 1 << kBinBits;
 inline int HashBin(int64_t key) { return static_cast<int>(HashOf(key) >> (64 - kBinBits)); }
 
+class Grouping;
+
 // The occurrences of the rows of one part, feature by feature, in the order they came.
 class Part {
  public:
-  Part(Occurrence* occurrences, const float* shares, const uint32_t* feature_starts)
-      : occurrences(occurrences), shares(shares), feature_starts(feature_starts) {}
+  Part(Grouping* grouping, int64_t number);
 
-  // Numbers the rows and counts how often each occurs. The vectors are a thread's own, kept between calls.
-  void Number(int features, std::vector<uint32_t>* table, std::vector<int64_t>* keys, std::vector<uint32_t>* counts);
+  // Numbers the rows and counts how often each occurs; what occurs once in a feature whose `singles` are kept is noted
+  // there and leaves the part. The counts are the thread's, until its next call.
+  uint32_t* Number();
 
-  Occurrence* const occurrences;      // of all parts: this one's begin at feature_starts[0]
-  const float* const shares;          // likewise; null where all are 1
-  const uint32_t* const feature_starts;  // [features + 1]
+  int64_t rows() const { return rows_; }
+  uint32_t begin(size_t feature) const { return starts_[feature]; }
+  uint32_t end(size_t feature) const { return ends_[feature]; }
+
+  Occurrence* const occurrences;  // of all parts
+  float* const shares;            // likewise; null where all are 1
+
+ private:
+  Grouping* const grouping_;
+  const uint32_t* const starts_;
+  uint32_t* const ends_;
+  int64_t rows_ = 0;
 };
 
 // A row's part is a function of (table, id), so all its occurrences are in one, in the order of features, then of
 // positions: its sum is the same however many parts there are, and however many threads.
 class Grouping {
  public:
-  Grouping(const std::vector<Feature>& features, const std::vector<int64_t>& vocabulary,
+  // with_singles: keep what occurs once out of the parts, in those features whose every id is a bag of its own.
+  Grouping(const std::vector<Feature>& features, const std::vector<int64_t>& vocabulary, bool with_singles,
            tensorflow::thread::ThreadPool* pool, Fault* fault);
 
   int64_t parts() const { return parts_; }
-  Part part(int64_t p) const { return {occurrences_.get(), shares_.get(), &starts_[p * features_]}; }
+  Part part(int64_t p) { return Part(this, p); }
+  const std::vector<Chunk>& chunks() const { return chunks_; }
+
+  // By bag: whether the feature's id there occurs nowhere else. Null: the parts hold them all.
+  uint8_t* singles(size_t feature) const {
+    return single_of_[feature] < 0 ? nullptr : singles_.get() + single_of_[feature];
+  }
 
  private:
+  friend class Part;
+
+  template <typename T>
+  struct Freed {
+    void operator()(T* block) const { StepMemory()->DeallocateRaw(block); }
+  };
+  template <typename T>
+  using Block = std::unique_ptr<T[], Freed<T>>;
+  template <typename T>
+  static Block<T> NewBlock(int64_t count) {
+    return Block<T>(static_cast<T*>(StepMemory()->AllocateRaw(64, std::max<int64_t>(count, 1) * sizeof(T))));
+  }
+
   int64_t parts_ = 0, features_ = 0;
-  std::unique_ptr<Occurrence[]> occurrences_;
-  std::unique_ptr<float[]> shares_;
-  std::vector<uint32_t> starts_;  // [parts, features], then the end
+  std::vector<Chunk> chunks_;
+  Block<Occurrence> occurrences_;
+  Block<float> shares_;
+  Block<uint8_t> singles_;
+  std::vector<int64_t> single_of_;       // where a feature's singles begin
+  std::vector<uint32_t> starts_, ends_;  // [parts, features]
 };
 
 }  // namespace headrace

@@ -4,6 +4,7 @@
 
 #include "bags.h"
 #include "memory.h"
+#include "precision.h"
 #include "rows.h"
 
 namespace headrace {
@@ -33,6 +34,68 @@ REGISTER_OP("HeadraceLookup")
 constexpr int64_t kIdsPerChunk = 2048;
 constexpr int64_t kCachedBytes = int64_t{8} << 20;  // what is smaller may stay in the caches for who reads it next
 
+inline float AsFloat(float value) { return value; }
+inline float AsFloat(BFloat16 value) { return FloatOf(static_cast<uint32_t>(Eigen::numext::bit_cast<uint16_t>(value)) << 16); }
+inline float AsFloat(Half value) { return static_cast<float>(value); }
+
+// The bags of one chunk, pooled. kDim: the rows' width where it is common, else 0.
+template <typename Stored, int64_t kDim>
+void Pool(const Feature& feature, const Chunk& chunk, const void* rows, int64_t any_dim, bool stream, float* output) {
+  const int64_t dim = kDim ? kDim : any_dim, row_bytes = dim * sizeof(Stored), ahead = Ahead(row_bytes);
+  const int64_t begin = feature.first(chunk.first_bag), end = feature.first(chunk.last_bag);
+  const Stored* const table = static_cast<const Stored*>(rows);
+  const int64_t* const ids = feature.ids;
+  for (int64_t i = begin; i < std::min(begin + ahead, end); ++i) FetchForReading(table + ids[i] * dim, row_bytes);
+  if (feature.splits == nullptr && feature.weights == nullptr) {
+    for (int64_t i = begin; i < end; ++i) {
+      if (i + ahead < end) FetchForReading(table + ids[i + ahead] * dim, row_bytes);
+      const Stored* __restrict row = table + ids[i] * dim;
+      float* __restrict copy = output + i * dim;
+      if constexpr (std::is_same<Stored, float>::value) {
+        if (stream) {
+          StreamOut(copy, row, dim);
+        } else {
+          std::memcpy(copy, row, row_bytes);
+        }
+      } else {
+        for (int64_t d = 0; d < dim; ++d) copy[d] = AsFloat(row[d]);
+      }
+    }
+    return;
+  }
+  for (int64_t bag = chunk.first_bag; bag < chunk.last_bag; ++bag) {
+    float* __restrict sum = output + bag * dim;
+    std::memset(sum, 0, dim * sizeof(float));
+    for (int64_t i = feature.first(bag); i < feature.first(bag + 1); ++i) {
+      if (i + ahead < end) FetchForReading(table + ids[i + ahead] * dim, row_bytes);
+      const Stored* __restrict row = table + ids[i] * dim;
+      const float weight = feature.weights ? feature.weights[i] : 1.0f;
+      for (int64_t d = 0; d < dim; ++d) sum[d] += weight * AsFloat(row[d]);
+    }
+    const float norm = feature.Norm(bag);
+    if (norm != 1.0f) {
+      for (int64_t d = 0; d < dim; ++d) sum[d] *= norm;
+    }
+  }
+}
+
+using PoolChunk = void (*)(const Feature&, const Chunk&, const void*, int64_t, bool, float*);
+
+template <typename Stored>
+PoolChunk PoolChunkOfWidth(int64_t dim) {
+  if (dim == 16) return &Pool<Stored, 16>;
+  if (dim == 32) return &Pool<Stored, 32>;
+  if (dim == 64) return &Pool<Stored, 64>;
+  if (dim == 128) return &Pool<Stored, 128>;
+  return &Pool<Stored, 0>;
+}
+
+PoolChunk PoolChunkOf(tensorflow::DataType precision, int64_t dim) {
+  if (precision == tensorflow::DT_BFLOAT16) return PoolChunkOfWidth<BFloat16>(dim);
+  if (precision == tensorflow::DT_HALF) return PoolChunkOfWidth<Half>(dim);
+  return PoolChunkOfWidth<float>(dim);
+}
+
 class LookupOp : public OpKernel {
  public:
   explicit LookupOp(OpKernelConstruction* context) : OpKernel(context) {
@@ -50,11 +113,12 @@ class LookupOp : public OpKernel {
     }
     for (int t = 0; t < tables; ++t) {
       const Tensor& table = *held[t]->tensor();
-      OP_REQUIRES(context, table.dtype() == tensorflow::DT_FLOAT && table.dims() == 2,
-                  errors::InvalidArgument("a table is a float32 matrix; this one is ", table.DebugString(0)));
+      OP_REQUIRES(context, IsPrecision(table.dtype()) && table.dims() == 2,
+                  errors::InvalidArgument("a table is a matrix of floats; this one is ", table.DebugString(0)));
       vocabulary.push_back(table.dim_size(0));
-      OP_REQUIRES(context, table.dim_size(1) == held[0]->tensor()->dim_size(1),
-                  errors::InvalidArgument("tables of one call have one width"));
+      OP_REQUIRES(context,
+                  table.dim_size(1) == held[0]->tensor()->dim_size(1) && table.dtype() == held[0]->tensor()->dtype(),
+                  errors::InvalidArgument("tables of one call have one width and precision"));
     }
     const int64_t dim = held[0]->tensor()->dim_size(1);
     std::vector<Feature> features;
@@ -71,8 +135,9 @@ class LookupOp : public OpKernel {
       total += features[f].size;
       bytes += features[f].bags * dim * sizeof(float);
     }
-    std::vector<const float*> tables_data;
-    for (int t = 0; t < tables; ++t) tables_data.push_back(held[t]->tensor()->flat<float>().data());
+    std::vector<const void*> rows;
+    for (int t = 0; t < tables; ++t) rows.push_back(held[t]->tensor()->data());
+    const PoolChunk pool_chunk = PoolChunkOf(held[0]->tensor()->dtype(), dim);
 
     const std::vector<Chunk> chunks = Chunks(features, kIdsPerChunk);
     const bool stream = bytes > kCachedBytes;
@@ -82,7 +147,7 @@ class LookupOp : public OpKernel {
         const Feature& feature = features[chunks[c].feature];
         CheckChunk(feature, chunks[c], vocabulary[feature.table], &fault);
         if (fault.any()) return;
-        Pool(feature, chunks[c], tables_data[feature.table], dim, stream, outputs[chunks[c].feature]);
+        pool_chunk(feature, chunks[c], rows[feature.table], dim, stream, outputs[chunks[c].feature]);
       }
       if (stream) EndStream();
     };
@@ -92,39 +157,6 @@ class LookupOp : public OpKernel {
   }
 
  private:
-  static void Pool(const Feature& feature, const Chunk& chunk, const float* table, int64_t dim, bool stream,
-                   float* output) {
-    const int64_t row_bytes = dim * sizeof(float), ahead = Ahead(row_bytes);
-    const int64_t begin = feature.first(chunk.first_bag), end = feature.first(chunk.last_bag);
-    const int64_t* ids = feature.ids;
-    for (int64_t i = begin; i < std::min(begin + ahead, end); ++i) FetchForReading(table + ids[i] * dim, row_bytes);
-    if (feature.splits == nullptr && feature.weights == nullptr) {
-      for (int64_t i = begin; i < end; ++i) {
-        if (i + ahead < end) FetchForReading(table + ids[i + ahead] * dim, row_bytes);
-        if (stream) {
-          StreamOut(output + i * dim, table + ids[i] * dim, dim);
-        } else {
-          std::memcpy(output + i * dim, table + ids[i] * dim, row_bytes);
-        }
-      }
-      return;
-    }
-    for (int64_t bag = chunk.first_bag; bag < chunk.last_bag; ++bag) {
-      float* __restrict sum = output + bag * dim;
-      std::memset(sum, 0, row_bytes);
-      for (int64_t i = feature.first(bag); i < feature.first(bag + 1); ++i) {
-        if (i + ahead < end) FetchForReading(table + ids[i + ahead] * dim, row_bytes);
-        const float* __restrict row = table + ids[i] * dim;
-        const float weight = feature.weights ? feature.weights[i] : 1.0f;
-        for (int64_t d = 0; d < dim; ++d) sum[d] += weight * row[d];
-      }
-      const float norm = feature.Norm(bag);
-      if (norm != 1.0f) {
-        for (int64_t d = 0; d < dim; ++d) sum[d] *= norm;
-      }
-    }
-  }
-
   Layout layout_;
 };
 

@@ -1,20 +1,16 @@
 // HeadraceUpdate: the backward pass of HeadraceLookup. Sums each row's gradient over its occurrences and takes one
 // optimizer step on it, in one pass over memory.
-#include <algorithm>
-#include <cmath>
-#include <cstring>
-
 #include "tensorflow/core/framework/common_shape_fns.h"
 #include "tensorflow/core/framework/shape_inference.h"
 
+#include "backward.h"
 #include "bags.h"
 #include "grouping.h"
 #include "memory.h"
-#include "optimizers.h"
-#include "rows.h"
 
 namespace headrace {
 
+using tensorflow::DataType;
 using tensorflow::OpKernel;
 using tensorflow::OpKernelConstruction;
 using tensorflow::OpKernelContext;
@@ -25,6 +21,8 @@ namespace errors = tensorflow::errors;
 REGISTER_OP("HeadraceUpdate")
     .Input("tables: T * resource")
     .Input("slots: S * resource")
+    .Input("identities: I * resource")
+    .Input("updates: T * resource")
     .Input("ids: N * int64")
     .Input("splits: N * int64")
     .Input("weights: N * float")
@@ -32,258 +30,208 @@ REGISTER_OP("HeadraceUpdate")
     .Input("steps: float")
     .Attr("T: int >= 1")
     .Attr("S: int >= 0")
+    .Attr("I: int >= 0")
     .Attr("N: int >= 1")
-    .Attr("optimizer: {'SGD', 'Adagrad', 'RowWiseAdagrad'}")
+    .Attr("optimizer: {'SGD', 'Adagrad', 'RowWiseAdagrad', 'Adam', 'FTRL'}")
+    .Attr("keys: list(int)")
     .Attr("table_of: list(int)")
     .Attr("combiners: list(string)")
     .Attr("feature_names: list(string)")
     .SetIsStateful()
     .SetShapeFn(tensorflow::shape_inference::NoOutputs);
 
-constexpr int kNumbers = 4;  // columns of `steps`: those of Step, then clipvalue and clipnorm
-
-struct TableStep {
-  Step step;
-  float clipvalue, clipnorm;
-
-  explicit TableStep(const float* numbers)
-      : step{numbers[0], numbers[1]}, clipvalue(numbers[2]), clipnorm(numbers[3]) {}
-};
-
-// A variable's floats, its own: whoever else holds the buffer keeps the old values.
-tensorflow::Status Exclusive(Var* variable, float** data) {
+// Makes a variable's buffer its own: whoever else holds it keeps the old values.
+tensorflow::Status Exclusive(Var* variable) {
+  if (variable->copy_on_read_mode.load()) return tensorflow::OkStatus();
   Tensor* tensor = variable->tensor();
-  if (tensor->dtype() != tensorflow::DT_FLOAT) {
-    return errors::InvalidArgument("a table and its slot variables are float32; this one is ", tensor->DebugString(0));
+  if (!tensor->RefCountIsOne()) {
+    Tensor own(TableMemory(), tensor->dtype(), tensor->shape());
+    if (!own.IsInitialized()) return errors::ResourceExhausted("no memory for a copy of ", tensor->DebugString(0));
+    std::memcpy(own.data(), tensor->data(), tensor->TotalBytes());
+    *tensor = own;
   }
-  if (!variable->copy_on_read_mode.load()) {
-    if (!tensor->RefCountIsOne()) {
-      Tensor own(TableMemory(), tensor->dtype(), tensor->shape());
-      if (!own.IsInitialized()) return errors::ResourceExhausted("no memory for a copy of ", tensor->DebugString(0));
-      std::memcpy(own.data(), tensor->data(), tensor->TotalBytes());
-      *tensor = own;
-    }
-    variable->copy_on_read_mode.store(true);  // from now on who reads the variable whole gets a copy
-  }
-  *data = tensor->flat<float>().data();
+  variable->copy_on_read_mode.store(true);  // from now on who reads the variable whole gets a copy
   return tensorflow::OkStatus();
 }
 
-// The backward pass under one optimizer.
-template <typename Optimizer>
-struct Backward {
-  static constexpr int kSlots = Optimizer::kSlots;
-
-  static void Compute(OpKernelContext* context, const Layout& layout) {
-    const int tables = layout.tables, variables = tables * (1 + Optimizer::kSlots);
-    std::vector<tensorflow::core::RefCountPtr<Var>> held(variables);
-    for (int v = 0; v < variables; ++v) {
-      OP_REQUIRES_OK(context, LookupResource(context, HandleFromInput(context, v), &held[v]));
+// The variables of a call, held and locked.
+class Held {
+ public:
+  tensorflow::Status Take(OpKernelContext* context, int first, int count) {
+    held_.resize(count);
+    for (int v = 0; v < count; ++v) {
+      TF_RETURN_IF_ERROR(LookupResource(context, HandleFromInput(context, first + v), &held_[v]));
     }
-    std::vector<tensorflow::mutex_lock> locks;
-    for (auto& variable : held) locks.emplace_back(*variable->mu());
-    std::vector<float*> data(variables);
-    std::vector<int64_t> vocabulary;
-    const int64_t dim = held[0]->tensor()->dims() == 2 ? held[0]->tensor()->dim_size(1) : -1;
-    for (int v = 0; v < variables; ++v) {
-      const Tensor& tensor = *held[v]->tensor();
-      const bool wide = v < tables || Optimizer::kWide[v / tables - 1];  // slot by slot, each for every table
-      const int64_t rows = v < tables ? tensor.dim_size(0) : vocabulary[v % tables];
-      OP_REQUIRES(context, dim >= 0 && tensor.NumElements() == rows * (wide ? dim : 1),
-                  errors::InvalidArgument("tables of one call have one width, and slots their shape; found ",
-                                          tensor.DebugString(0)));
-      if (v < tables) vocabulary.push_back(rows);
-      OP_REQUIRES_OK(context, Exclusive(held[v].get(), &data[v]));
-    }
-
-    std::vector<Feature> features;
-    OP_REQUIRES_OK(context, ReadFeatures(context, layout, variables, &features));
-    std::vector<const float*> gradients;
-    int64_t total = 0;
-    for (int f = 0; f < layout.features; ++f) {
-      const Tensor& gradient = context->input(variables + 3 * layout.features + f);
-      OP_REQUIRES(context, gradient.NumElements() == features[f].bags * dim,
-                  errors::InvalidArgument("feature ", layout.names[f], ": its gradient has the shape ",
-                                          gradient.shape().DebugString()));
-      gradients.push_back(gradient.flat<float>().data());
-      total += features[f].size;
-    }
-    if (total == 0) return;
-    OP_REQUIRES(context, total < UINT32_MAX, errors::InvalidArgument("fewer than 2^32 ids a step are wanted"));
-    const Tensor& numbers = context->input(variables + 4 * layout.features);
-    OP_REQUIRES(context, numbers.NumElements() == tables * kNumbers,
-                errors::InvalidArgument("steps: ", kNumbers, " numbers a table are wanted"));
-    std::vector<TableStep> steps;
-    for (int t = 0; t < tables; ++t) steps.emplace_back(numbers.flat<float>().data() + t * kNumbers);
-
-    auto* pool = context->device()->tensorflow_cpu_worker_threads()->workers;
-    Fault fault;
-    Grouping grouping(features, vocabulary, pool, &fault);
-    OP_REQUIRES_OK(context, fault.Status(layout, features, vocabulary));
-    Pass pass{grouping, features, gradients, data, steps, tables, dim};
-    const int64_t parts = grouping.parts(), cost = (total / parts + 1) * (60 + 2 * dim);
-    if (std::any_of(steps.begin(), steps.end(), [](const TableStep& step) { return std::isfinite(step.clipnorm); })) {
-      // The norm of a table's whole gradient is known only when all of it is summed: once for it, once to take the step.
-      std::vector<std::vector<double>> squares(tables, std::vector<double>(kHashBins, 0.0));
-      pool->ParallelFor(parts, cost, [&](int64_t begin, int64_t end) {
-        for (int64_t p = begin; p < end; ++p) {
-          pass.template Rows<false>(p, [&](int table, int64_t id, const float* g) {
-            // A bin's rows are all of one part, and come in one order: its sum is the same for any number of parts.
-            squares[table][HashBin(KeyOf(table, id))] += SquaredNorm(g, dim);
-          });
-        }
-      });
-      for (int t = 0; t < tables; ++t) {
-        double norm = 0.0;
-        for (double square : squares[t]) norm += square;
-        norm = std::sqrt(norm);
-        if (norm > steps[t].clipnorm) pass.scale[t] = static_cast<float>(steps[t].clipnorm / norm);
-      }
-    }
-    pool->ParallelFor(parts, cost, [&](int64_t begin, int64_t end) {
-      for (int64_t p = begin; p < end; ++p) {
-        pass.template Rows<true>(p, [&](int table, int64_t id, const float* g) { pass.Take(table, id, g); });
-      }
-    });
+    for (auto& variable : held_) locks_.emplace_back(*variable->mu());
+    return tensorflow::OkStatus();
   }
 
-  // A thread's own, kept between calls.
-  struct Scratch {
-    std::vector<uint32_t> table, counts, places, free_places;
-    std::vector<int64_t> keys;
-    std::vector<float> sums, clipped;
-  };
+  Var* operator[](int v) const { return held_[v].get(); }
 
-  struct Pass {
-    Grouping& grouping;
-    const std::vector<Feature>& features;
-    const std::vector<const float*>& gradients;
-    const std::vector<float*>& data;
-    const std::vector<TableStep>& steps;
-    int tables;
-    int64_t dim;
-    std::vector<float> scale = std::vector<float>(tables, 1.0f);
-
-    float* Slot(int s, int table, int64_t id) const {
-      return data[tables + s * tables + table] + id * (Optimizer::kWide[s] ? dim : 1);
-    }
-
-    void Take(int table, int64_t id, const float* gradient) const {
-      float* slots[kSlots + 1];
-      for (int s = 0; s < kSlots; ++s) slots[s] = Slot(s, table, id);
-      Optimizer::Apply(steps[table].step, data[table] + id * dim, slots, gradient, dim);
-    }
-
-    void Fetch(int table, int64_t id) const {
-      FetchForWriting(data[table] + id * dim, dim * sizeof(float));
-      for (int s = 0; s < kSlots; ++s) {
-        FetchForWriting(Slot(s, table, id), (Optimizer::kWide[s] ? dim : 1) * sizeof(float));
-      }
-    }
-
-    // Calls `use(table, id, gradient)` for each row of a part, its gradient summed and clipped. One pass over the
-    // occurrences as they came: gradients are read in their order; a row that occurs once is used at once, one that
-    // occurs more often is summed in a place of its own until its last occurrence.
-    template <bool kWrites, typename Use>
-    void Rows(int64_t p, Use use) {
-      thread_local Scratch scratch;
-      Part part = grouping.part(p);
-      const int count = static_cast<int>(features.size());
-      part.Number(count, &scratch.table, &scratch.keys, &scratch.counts);
-      scratch.places.assign(scratch.keys.size(), UINT32_MAX);
-      scratch.free_places.clear();
-      scratch.clipped.resize(dim);
-      std::vector<float>& sums = scratch.sums;
-      std::vector<uint32_t>& free_places = scratch.free_places;
-      uint32_t* const counts = scratch.counts.data();
-      uint32_t* const place_of_row = scratch.places.data();
-      float* const clipped = scratch.clipped.data();
-      uint32_t places = 0;
-      const uint32_t ahead = static_cast<uint32_t>(Ahead(dim * sizeof(float)));
-      const int64_t row_bytes = dim * sizeof(float);
-      for (int f = 0; f < count; ++f) {
-        const int table = features[f].table;
-        const uint32_t begin = part.feature_starts[f], end = part.feature_starts[f + 1];
-        const float* gradient_of_bag = gradients[f];
-        auto fetch = [&](uint32_t o) {
-          const Occurrence& next = part.occurrences[o];
-          FetchForReading(gradient_of_bag + next.bag * dim, row_bytes);
-          if (kWrites && counts[next.row] == 1) Fetch(table, IdOf(next.key));
-        };
-        for (uint32_t o = begin; o < std::min(begin + ahead, end); ++o) fetch(o);
-        for (uint32_t o = begin; o < end; ++o) {
-          if (o + ahead < end) fetch(o + ahead);
-          const Occurrence& here = part.occurrences[o];
-          const float share = part.shares ? part.shares[o] : 1.0f;
-          const float* __restrict g = gradient_of_bag + here.bag * dim;
-          const uint32_t left = counts[here.row]--;
-          uint32_t& place = place_of_row[here.row];
-          if (place == UINT32_MAX && left == 1) {
-            use(table, IdOf(here.key), Clipped(table, share, g, clipped));
-            continue;
-          }
-          if (place == UINT32_MAX) {
-            if (free_places.empty()) {
-              place = places++;
-              if (sums.size() < static_cast<size_t>(places) * dim) sums.resize(std::max<size_t>(2 * sums.size(), 64 * dim));
-            } else {
-              place = free_places.back();
-              free_places.pop_back();
-            }
-            float* __restrict sum = sums.data() + place * dim;
-            for (int64_t d = 0; d < dim; ++d) sum[d] = share * g[d];
-            continue;
-          }
-          float* __restrict sum = sums.data() + place * dim;
-          for (int64_t d = 0; d < dim; ++d) sum[d] += share * g[d];
-          if (left == 1) {
-            use(table, IdOf(here.key), Clipped(table, 1.0f, sum, clipped));
-            free_places.push_back(place);
-          }
-        }
-      }
-    }
-
-    // The gradient times share, clipped: itself where nothing is to do.
-    const float* Clipped(int table, float share, const float* __restrict g, float* __restrict result) const {
-      const float clip = steps[table].clipvalue, factor = share * scale[table];
-      if (factor == 1.0f && !std::isfinite(clip)) return g;
-      for (int64_t d = 0; d < dim; ++d) result[d] = std::min(std::max(factor * g[d], -clip), clip);
-      return result;
-    }
-  };
+ private:
+  std::vector<tensorflow::core::RefCountPtr<Var>> held_;
+  std::vector<tensorflow::mutex_lock> locks_;
 };
+
+using Compute = void (*)(const std::vector<Feature>&, const std::vector<const float*>&, std::vector<TableState>&,
+                         int64_t dim, Grouping*, tensorflow::thread::ThreadPool*, int64_t total);
+
+template <typename Rows>
+void RunRows(const std::vector<Feature>& features, const std::vector<const float*>& gradients,
+             std::vector<TableState>& tables, int64_t dim, Grouping* grouping, tensorflow::thread::ThreadPool* pool,
+             int64_t total) {
+  Backward<Rows>(features, gradients, tables, dim).Run(grouping, pool, total);
+}
+
+// An optimizer's code, for the widths that are common and for any.
+struct Methods {
+  int slots;
+  bool wide[kMostSlots];
+  Compute (*of)(bool plain, int64_t dim);
+};
+
+template <typename Optimizer>
+Methods MethodsOf() {
+  Methods methods{Optimizer::kSlots, {false, false}, [](bool plain, int64_t dim) -> Compute {
+                    if (!plain) return &RunRows<RoundedRows<Optimizer>>;
+                    if (dim == 16) return &RunRows<PlainRows<Optimizer, 16>>;
+                    if (dim == 32) return &RunRows<PlainRows<Optimizer, 32>>;
+                    if (dim == 64) return &RunRows<PlainRows<Optimizer, 64>>;
+                    if (dim == 128) return &RunRows<PlainRows<Optimizer, 128>>;
+                    return &RunRows<PlainRows<Optimizer, 0>>;
+                  }};
+  for (int s = 0; s < Optimizer::kSlots; ++s) methods.wide[s] = Optimizer::kWide[s];
+  return methods;
+}
+
+Methods MethodsNamed(const std::string& optimizer) {
+  if (optimizer == "SGD") return MethodsOf<Sgd>();
+  if (optimizer == "Adagrad") return MethodsOf<Adagrad>();
+  if (optimizer == "RowWiseAdagrad") return MethodsOf<RowWiseAdagrad>();
+  if (optimizer == "Adam") return MethodsOf<Adam>();
+  return MethodsOf<Ftrl>();
+}
 
 class UpdateOp : public OpKernel {
  public:
   explicit UpdateOp(OpKernelConstruction* context) : OpKernel(context) {
     OP_REQUIRES_OK(context, layout_.Read(context));
     std::string optimizer;
-    OP_REQUIRES_OK(context, context->GetAttr("optimizer", &optimizer));
     int slots;
+    OP_REQUIRES_OK(context, context->GetAttr("optimizer", &optimizer));
     OP_REQUIRES_OK(context, context->GetAttr("S", &slots));
-    if (optimizer == "SGD") {
-      Use<Sgd>(context, slots);
-    } else if (optimizer == "Adagrad") {
-      Use<Adagrad>(context, slots);
-    } else {
-      Use<RowWiseAdagrad>(context, slots);
+    OP_REQUIRES_OK(context, context->GetAttr("I", &identities_));
+    OP_REQUIRES_OK(context, context->GetAttr("keys", &keys_));
+    methods_ = MethodsNamed(optimizer);
+    OP_REQUIRES(context, slots == layout_.tables * methods_.slots,
+                errors::InvalidArgument(slots, " slot variables, ", layout_.tables * methods_.slots, " are wanted"));
+    OP_REQUIRES(context, identities_ == 0 || identities_ == layout_.tables,
+                errors::InvalidArgument("identities: of every table or of none"));
+    OP_REQUIRES(context, keys_.size() == static_cast<size_t>(layout_.tables),
+                errors::InvalidArgument("keys: one a table"));
+  }
+
+  void Compute(OpKernelContext* context) override {
+    const int tables = layout_.tables, first_update = tables * (1 + methods_.slots) + identities_;
+    const int variables = first_update + tables;
+    Held held;
+    OP_REQUIRES_OK(context, held.Take(context, 0, variables));
+    std::vector<Feature> features;
+    OP_REQUIRES_OK(context, ReadFeatures(context, layout_, variables, &features));
+    const Tensor& numbers = context->input(variables + 4 * layout_.features);
+    OP_REQUIRES(context, numbers.NumElements() == tables * kNumbers,
+                errors::InvalidArgument("steps: ", kNumbers, " numbers a table are wanted"));
+    int64_t dim;
+    std::vector<TableState> states;
+    std::vector<int64_t> vocabulary;
+    OP_REQUIRES_OK(context, ReadTables(held, first_update, numbers.flat<float>().data(), &dim, &states, &vocabulary));
+
+    std::vector<const float*> gradients;
+    int64_t total = 0;
+    for (int f = 0; f < layout_.features; ++f) {
+      const Tensor& gradient = context->input(variables + 3 * layout_.features + f);
+      OP_REQUIRES(context, gradient.NumElements() == features[f].bags * dim,
+                  errors::InvalidArgument("feature ", layout_.names[f], ": its gradient has the shape ",
+                                          gradient.shape().DebugString()));
+      gradients.push_back(gradient.flat<float>().data());
+      total += features[f].size;
+    }
+    OP_REQUIRES(context, total < UINT32_MAX, errors::InvalidArgument("fewer than 2^32 ids a step are wanted"));
+
+    auto* pool = context->device()->tensorflow_cpu_worker_threads()->workers;
+    if (total > 0) {
+      bool by_norm = false, plain = true;
+      for (const TableState& state : states) {
+        by_norm |= std::isfinite(state.step.clipnorm);
+        plain &= state.precision == tensorflow::DT_FLOAT;
+        plain &= methods_.slots == 0 || state.slot_precision == tensorflow::DT_FLOAT;
+      }
+      Fault fault;
+      Grouping grouping(features, vocabulary, !by_norm, pool, &fault);
+      OP_REQUIRES_OK(context, fault.Status(layout_, features, vocabulary));
+      methods_.of(plain, dim)(features, gradients, states, dim, &grouping, pool, total);
+    }
+    std::vector<bool> counted(tables, false);
+    for (int table : layout_.table_of) {
+      if (counted[table]) continue;
+      counted[table] = true;
+      Tensor next(tensorflow::DT_INT64, {});  // whoever read the last number keeps it
+      next.scalar<int64_t>()() = states[table].update + 1;
+      *held[first_update + table]->tensor() = next;
     }
   }
 
-  void Compute(OpKernelContext* context) override { compute_(context, layout_); }
-
  private:
-  template <typename Optimizer>
-  void Use(OpKernelConstruction* context, int slots) {
-    const int wanted = layout_.tables * Optimizer::kSlots;
-    OP_REQUIRES(context, slots == wanted,
-                errors::InvalidArgument(slots, " slot variables, ", wanted, " are wanted"));
-    compute_ = &Backward<Optimizer>::Compute;
+  tensorflow::Status ReadTables(const Held& held, int first_update, const float* numbers, int64_t* dim,
+                                std::vector<TableState>* states, std::vector<int64_t>* vocabulary) const {
+    const int tables = layout_.tables;
+    *dim = held[0]->tensor()->dims() == 2 ? held[0]->tensor()->dim_size(1) : -1;
+    for (int t = 0; t < tables; ++t) {
+      TableState state{};
+      const Tensor& rows = *held[t]->tensor();
+      const Tensor& update = *held[first_update + t]->tensor();
+      if (rows.dims() != 2 || rows.dim_size(1) != *dim || !IsPrecision(rows.dtype())) {
+        return errors::InvalidArgument("tables of one call are matrices of one width; found ", rows.DebugString(0));
+      }
+      if (update.dtype() != tensorflow::DT_INT64 || update.NumElements() != 1) {
+        return errors::InvalidArgument("updates: one int64 is wanted; found ", update.DebugString(0));
+      }
+      const int64_t count = rows.dim_size(0);
+      TF_RETURN_IF_ERROR(Exclusive(held[t]));
+      state.rows = held[t]->tensor()->data();
+      state.precision = rows.dtype();
+      for (int s = 0; s < methods_.slots; ++s) {  // slot by slot, each for every table
+        const int v = (1 + s) * tables + t;
+        const Tensor& slot = *held[v]->tensor();
+        if (slot.NumElements() != count * (methods_.wide[s] ? *dim : 1) || !IsPrecision(slot.dtype())) {
+          return errors::InvalidArgument("a slot variable does not have its shape: ", slot.DebugString(0));
+        }
+        TF_RETURN_IF_ERROR(Exclusive(held[v]));
+        state.slots[s] = held[v]->tensor()->data();
+        state.slot_precision = slot.dtype();
+      }
+      if (identities_) {
+        const Tensor& identities = *held[(1 + methods_.slots) * tables + t]->tensor();
+        if (identities.dtype() != tensorflow::DT_INT64 || identities.NumElements() < count) {
+          return errors::InvalidArgument("identities: an int64 for each row is wanted; found ",
+                                         identities.DebugString(0));
+        }
+        state.identities = identities.flat<int64_t>().data();
+      }
+      state.key = static_cast<uint64_t>(keys_[t]);
+      state.update = update.flat<int64_t>()(0);
+      std::memcpy(&state.step, numbers + t * kNumbers, sizeof(Step));
+      state.norm_scale = 1.0f;
+      states->push_back(state);
+      vocabulary->push_back(count);
+    }
+    return tensorflow::OkStatus();
   }
 
   Layout layout_;
-  void (*compute_)(OpKernelContext*, const Layout&) = nullptr;
+  Methods methods_;
+  int identities_ = 0;
+  std::vector<int64_t> keys_;
 };
 
 REGISTER_KERNEL_BUILDER(Name("HeadraceUpdate").Device(tensorflow::DEVICE_CPU), UpdateOp);

@@ -5,15 +5,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embeddings import SGD, Adagrad, RowWiseAdagrad, TableConfig
+from embeddings import FTRL, SGD, Adagrad, Adam, RowWiseAdagrad, TableConfig
 from embeddings.kernels import compiled, kernels, reference
 from embeddings.kernels.group import Bag, TableGroup
 from embeddings.tables.static import StaticTable
 from foundation.tf import tf
 
 pytestmark = pytest.mark.skipif(not compiled(), reason="no compiler here: the twin does the work")
-OPTIMIZERS = (SGD, Adagrad, RowWiseAdagrad)
+OPTIMIZERS = (SGD, Adagrad, RowWiseAdagrad, Adam, FTRL)
+PRECISIONS = st.sampled_from(["float32", "bfloat16", "float16"])
 ROWS = 40
+WHICH = (kernels(), reference)
 
 
 @st.composite
@@ -35,8 +37,8 @@ def _bag(name, feature):
     return Bag(name, table, ids, splits if combiner else None, weights if weighted else None, combiner)
 
 
-def _tables(optimizer, dim):
-    with_slots = [StaticTable(TableConfig(name, ROWS, dim, optimizer)) for name in ("a", "b")]
+def _tables(optimizer, dim, **precision):
+    with_slots = [StaticTable(TableConfig(name, ROWS, dim, optimizer, **precision)) for name in ("a", "b")]
     return TableGroup(tuple(with_slots))
 
 
@@ -44,36 +46,71 @@ def _state(group):
     return [v.numpy() for table in group.tables for v in table.variables.values()]
 
 
-@settings(deadline=None, max_examples=60)
+def _three_steps(group, which, bags, seed):
+    """The outputs of each step, with random gradients."""
+    rng, outputs = np.random.default_rng(seed), []
+    for _ in range(3):
+        outputs.append([output.numpy() for output in which.lookup(group, bags)])
+        which.update(group, bags, [tf.constant(rng.normal(size=o.shape), tf.float32) for o in outputs[-1]])
+    return outputs
+
+
+@settings(deadline=None, max_examples=80)
 @given(
     st.lists(features(), min_size=1, max_size=4),
     st.sampled_from(OPTIMIZERS),
     st.sampled_from([1, 3, 16, 24, 64]),
     st.sampled_from([{}, {"clipnorm": 0.5}, {"clipvalue": 0.05}]),
+    st.sampled_from([0.0, 0.1]),
     st.integers(0, 2**31),
 )
-def test_three_steps_leave_what_the_twins_leave(chosen, optimizer, dim, clip, seed):
-    rng = np.random.default_rng(seed)
-    groups = [_tables(optimizer(0.1, **clip), dim) for _ in range(2)]
+def test_three_steps_leave_what_the_twins_leave(chosen, kind, dim, clip, decay, seed):
+    optimizer = kind(0.1, **({"l1": decay, "l2": decay} if kind is FTRL else {"weight_decay": decay}), **clip)
+    groups = [_tables(optimizer, dim) for _ in range(2)]
     bags = [_bag(f"f{i}", feature) for i, feature in enumerate(chosen)]
+    ours, twins = (_three_steps(group, which, bags, seed) for which, group in zip(WHICH, groups, strict=True))
+    for step in zip(ours, twins, strict=True):
+        for mine, theirs in zip(*step, strict=True):
+            assert mine.shape == theirs.shape
+            np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-5)
+    for mine, theirs in zip(*map(_state, groups), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-5)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(features(), min_size=1, max_size=3),
+    st.sampled_from([1, 4, 7, 64]),
+    PRECISIONS,
+    PRECISIONS,
+    st.integers(0, 2**31),
+)
+def test_sixteen_bits_are_rounded_as_the_twin_rounds_them(chosen, dim, precision, slot_precision, seed):
+    """The gradients are such that every sum and product is exact, so that both round the same numbers."""
+    optimizer = Adagrad(0.0) if seed % 2 else SGD(0.5)
+    groups = [_tables(optimizer, dim, precision=precision, slot_precision=slot_precision) for _ in range(2)]
+    bags = [
+        _bag(f"f{i}", (table, combiner and "sum", ids, False)) for i, (table, combiner, ids, _) in enumerate(chosen)
+    ]
+    rng = np.random.default_rng(seed)
     for _ in range(3):
-        outputs = [which.lookup(group, bags) for which, group in zip((kernels(), reference), groups, strict=True)]
-        for ours, twins in zip(*outputs, strict=True):
-            assert ours.shape == twins.shape
-            np.testing.assert_allclose(ours, twins, rtol=0, atol=2e-6)
-        gradients = [tf.constant(rng.normal(size=output.shape), tf.float32) for output in outputs[0]]
-        kernels().update(groups[0], bags, gradients)
-        reference.update(groups[1], bags, gradients)
-    for ours, twins in zip(*map(_state, groups), strict=True):
-        np.testing.assert_allclose(ours, twins, rtol=1e-5, atol=5e-6)
+        shapes = [(bag.ids.shape[0] if bag.splits is None else bag.splits.shape[0] - 1, dim) for bag in bags]
+        gradients = [tf.constant(rng.integers(-8, 8, shape) * 2.0**-10, tf.float32) for shape in shapes]
+        for which, group in zip(WHICH, groups, strict=True):
+            which.update(group, bags, gradients)
+    for mine, theirs in zip(*map(_state, groups), strict=True):
+        assert mine.dtype == theirs.dtype
+        assert np.array_equal(mine, theirs)
 
 
-@given(st.integers(-(2**63), 2**63 - 1), st.integers(1, 300), st.integers(1, 70))
+@given(st.integers(-(2**63), 2**63 - 1), st.integers(1, 300), st.integers(1, 70), PRECISIONS)
 @settings(deadline=None, max_examples=20)
-def test_new_rows_are_the_twins_to_the_bit(seed, rows, dim):
-    config = TableConfig("t", rows, dim, seed=seed, initializer_scale=0.07)
+def test_new_rows_are_the_twins_to_the_bit(seed, rows, dim, precision):
+    config = TableConfig("t", rows, dim, seed=seed, initializer_scale=0.07, precision=precision)
     assert np.array_equal(kernels().new_rows(config).numpy(), reference.new_rows(config).numpy())
-    assert np.array_equal(kernels().new_slot((rows, dim), 0.1, "s").numpy(), np.full((rows, dim), np.float32(0.1)))
+    slots = [which.new_slot((rows, dim), 0.1, tf.as_dtype(precision), "s").numpy() for which in WHICH]
+    assert slots[0].dtype == slots[1].dtype
+    assert np.array_equal(*slots)
 
 
 def _wrong(kind):
