@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from embeddings.optimizers import OPTIMIZERS, RowWiseAdagrad, SparseOptimizer, optimizer_from
 from embeddings.precision import PRECISIONS, Precision
+from embeddings.tables.admission import Admission
+from embeddings.tables.eviction import Eviction, LeastFrequentlyUsed, LeastRecentlyUsed
 
 Combiner = Literal["sum", "mean", "sqrtn"]
 KERAS_SCALE = 0.05
@@ -16,7 +18,9 @@ KERAS_SCALE = 0.05
 class TableConfig:
     """One embedding table.
 
-    name: unique in a layer. vocabulary_size: ids are 0..vocabulary_size-1. dim: floats in a row. optimizer: applied to
+    name: unique in a layer. vocabulary_size: ids are 0..vocabulary_size-1; None: any 64-bit ids, which get a row when
+    they come in training (`tables.dynamic`), under `admission`, `eviction` and `capacity`, the most rows it may have
+    (new ids are rejected, or others evicted). dim: floats in a row. optimizer: applied to
     this table in the backward pass. seed: row id's initial value at a column is a function of (seed, name, id, column)
     alone. initializer_scale: initial values are uniform in [-scale, scale); None is 0.05, as Keras' Embedding has it.
     precision, slot_precision: how rows and slot variables are stored; sums and steps are in float32 all the same, and
@@ -24,17 +28,21 @@ class TableConfig:
     """
 
     name: str
-    vocabulary_size: int
+    vocabulary_size: int | None
     dim: int
     optimizer: SparseOptimizer = RowWiseAdagrad()  # noqa: RUF009 - frozen, so it may be shared
     seed: int = 0
     initializer_scale: float | None = None
     precision: Precision = "float32"
     slot_precision: Precision = "float32"
+    admission: Admission | None = None
+    eviction: Eviction | None = None
+    capacity: int | None = None
 
     def __post_init__(self) -> None:
-        if self.vocabulary_size < 1 or self.dim < 1:
+        if self.dim < 1 or (self.vocabulary_size is not None and self.vocabulary_size < 1):
             raise ValueError(f"table '{self.name}': vocabulary_size and dim are at least 1")
+        self._check_policies()
         if not isinstance(self.optimizer, SparseOptimizer):
             raise TypeError(
                 f"table '{self.name}': optimizer is {type(self.optimizer).__name__}; a table takes one of embeddings' "
@@ -48,6 +56,15 @@ class TableConfig:
         if not -(2**63) <= self.seed < 2**63:
             raise ValueError(f"table '{self.name}': seed fits in 64 bits")
 
+    def _check_policies(self) -> None:
+        given = [option for option in ("admission", "eviction", "capacity") if getattr(self, option) is not None]
+        if given and self.vocabulary_size is not None:
+            raise ValueError(f"table '{self.name}': {given[0]} is for dynamic tables, whose vocabulary_size is None")
+        if self.capacity is not None and self.capacity < 1:
+            raise ValueError(f"table '{self.name}': capacity is at least 1")
+        if isinstance(self.eviction, LeastRecentlyUsed | LeastFrequentlyUsed) and self.capacity is None:
+            raise ValueError(f"table '{self.name}': {type(self.eviction).__name__} evicts at a capacity; give one")
+
     @property
     def scale(self) -> float:
         """Initial values are uniform in [-scale, scale)."""
@@ -55,11 +72,24 @@ class TableConfig:
 
     def document(self) -> dict[str, Any]:
         """As plain types, for a Keras config."""
-        return {**asdict(self), "optimizer": self.optimizer.document()}
+        policies = {name: _policy_document(getattr(self, name)) for name in ("admission", "eviction")}
+        return {**asdict(self), **policies, "optimizer": self.optimizer.document()}
 
     @classmethod
     def from_document(cls, document: dict[str, Any]) -> TableConfig:
-        return cls(**{**document, "optimizer": optimizer_from(document["optimizer"])})
+        policies = {name: _policy_from(document.get(name)) for name in ("admission", "eviction")}
+        return cls(**{**document, **policies, "optimizer": optimizer_from(document["optimizer"])})
+
+
+def _policy_document(policy: Admission | Eviction | None) -> dict[str, Any] | None:
+    return None if policy is None else {"name": type(policy).__name__, **asdict(policy)}
+
+
+def _policy_from(document: dict[str, Any] | None) -> Any:
+    if document is None:
+        return None
+    options = dict(document)
+    return {kind.__name__: kind for kind in (*get_args(Admission), *get_args(Eviction))}[options.pop("name")](**options)
 
 
 @dataclass(frozen=True)

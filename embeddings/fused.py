@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from embeddings.kernels import kernels, reference
 from embeddings.kernels.group import Bag, TableGroup
-from embeddings.tables.static import StaticTable
 from foundation.tf import is_watched, tf
+
+if TYPE_CHECKING:
+    from embeddings.kernels.group import Table
 
 MOST_SKIPPED = 200  # steps in a row that a loss scale may skip before we say that none is ever committed
 
@@ -34,7 +37,7 @@ class FusedUpdate:
     summed gradients; `commit`, the trap weight's Keras constraint, applies them: an optimizer calls it after each step
     that it does not skip."""
 
-    def __init__(self, tables: Mapping[str, StaticTable], scaled: bool) -> None:
+    def __init__(self, tables: Mapping[str, Table], scaled: bool) -> None:
         self._scaled = scaled
         self._version = _counter("version")  # backward passes made
         self._awaiting = tf.Variable(False, trainable=False, name="awaiting")
@@ -115,7 +118,7 @@ class _Waiting:
     """Summed gradients between the backward pass and the optimizer's decision. Never saved: a step is committed or not
     there."""
 
-    def __init__(self, tables: Mapping[str, StaticTable]) -> None:
+    def __init__(self, tables: Mapping[str, Table]) -> None:
         self._tables = tables
         self._present = {name: tf.Variable(False, trainable=False) for name in tables}
         self._ids = {name: _growing(tf.zeros((0,), tf.int64)) for name in tables}
@@ -150,7 +153,7 @@ class _Waiting:
             )
         self._skipped.assign(0)
 
-    def _apply_one(self, name: str, table: StaticTable) -> tf.Tensor:
+    def _apply_one(self, name: str, table: Table) -> tf.Tensor:
         ids = Bag(name, 0, self._ids[name].read_value(), None, None, None)
         kernels().update(TableGroup((table,)), [ids], [self._gradients[name].read_value()])
         self._present[name].assign(False)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
+
+import numpy as np
 
 from foundation.tf import tf
 
@@ -14,6 +17,11 @@ def table_key(seed: int, table: str) -> int:
     """A 64-bit key of (seed, table name)."""
     digest = hashlib.blake2b(table.encode(), key=seed.to_bytes(8, "little", signed=True), digest_size=8)
     return int.from_bytes(digest.digest(), "little")
+
+
+def signed(key: int) -> int:
+    """The int64 of the same bits, for a kernel's attribute."""
+    return key - (1 << 64) if key >= 1 << 63 else key
 
 
 def initial_rows(ids: tf.Tensor, dim: int, key: int, scale: float) -> tf.Tensor:
@@ -36,3 +44,12 @@ def splitmix64(counter: tf.Tensor) -> tf.Tensor:
         mixed = tf.bitwise.bitwise_xor(mixed, tf.bitwise.right_shift(mixed, tf.constant(shift, tf.uint64)))
         mixed *= tf.constant(factor, tf.uint64)
     return tf.bitwise.bitwise_xor(mixed, tf.bitwise.right_shift(mixed, tf.constant(31, tf.uint64)))
+
+
+def splitmix64_of(counter: Any) -> Any:
+    """`splitmix64` of numpy's uint64, an array or a number."""
+    with np.errstate(over="ignore"):
+        mixed = counter + np.uint64(_GOLDEN)
+        for shift, factor in ((30, _M1), (27, _M2)):
+            mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+        return mixed ^ (mixed >> np.uint64(31))

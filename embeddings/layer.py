@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from embeddings.bags import bag_of, in_shape_of
 from embeddings.config import FeatureConfig, TableConfig
 from embeddings.fused import FusedUpdate
 from embeddings.kernels import kernels
-from embeddings.kernels.group import Bag, grouped
+from embeddings.kernels.group import Bag, TableGroup, grouped
+from embeddings.tables.dynamic import DynamicTable, Vocabulary
 from embeddings.tables.static import StaticTable
 from foundation.tf import keras, tf
 
@@ -42,18 +44,21 @@ class ShardedEmbedding(keras.layers.Layer):
         super().__init__(name=name, autocast=False, **options)
         _refuse_replicas()
         self.features = dict(features)
-        self._tables = {config.name: StaticTable(config) for config in _tables_of(self.features)}
+        self._tables = {config.name: _new_table(config) for config in _tables_of(self.features)}
         self._groups = grouped(list(self._tables.values()))
         self._place = {
             table.config.name: (g, place)
             for g, group in enumerate(self._groups)
             for place, table in enumerate(group.tables)
         }
+        dynamic = {name: table for name, table in self._tables.items() if isinstance(table, DynamicTable)}
         self._table_variables = {  # for Keras and checkpoints to find
             f"{table}/{name}": variable
             for table, held in self._tables.items()
+            if isinstance(held, StaticTable)
             for name, variable in held.variables.items()
         }
+        self._dynamic_tables = dict(dynamic)  # they save themselves
         # A layer kept in float32 inside a mixed_float16 model sees scaled gradients just the same.
         policies = {self.dtype_policy.name, keras.mixed_precision.global_policy().name}
         scaled = "mixed_float16" in policies
@@ -82,6 +87,10 @@ class ShardedEmbedding(keras.layers.Layer):
             feature = self.features[name]
             group, place = self._place[feature.table.name]
             asked[group].append(bag_of(name, value, feature, place))
+        asked = [
+            _numbered(group, bags, bool(training) and self.trainable)
+            for group, bags in zip(self._groups, asked, strict=True)
+        ]
         used = [(group, bags) for group, bags in zip(self._groups, asked, strict=True) if bags]
         if self.trainable:
             groups, of_groups = [group for group, _ in used], [bags for _, bags in used]
@@ -100,12 +109,36 @@ class ShardedEmbedding(keras.layers.Layer):
 
     @property
     def tables(self) -> dict[str, tf.Variable]:
-        """The rows [vocabulary_size, dim] float32 of each table, by name."""
+        """The rows [vocabulary_size, dim] of each table, by name. A dynamic table's are [n, dim], of no meaning without
+        their ids: see `vocabulary`."""
         return {name: table.rows for name, table in self._tables.items()}
 
     def table(self, name: str) -> tf.Variable:
         """The rows of one table."""
         return self._tables[name].rows
+
+    def vocabulary(self, name: str) -> Vocabulary:
+        """The ids and rows of a dynamic table, by id: static from now on, to be looked up, exported or written."""
+        table = self._tables[name]
+        if not isinstance(table, DynamicTable):
+            raise ValueError(f"table '{name}' is static: its ids are 0 to {table.config.vocabulary_size} - 1")
+        return table.vocabulary()
+
+    def counts(self) -> dict[str, dict[str, tf.Tensor]]:
+        """Of each dynamic table, by name, [] int64 since it began: `steps`, `rows` now, ids' `insertions` and
+        `evictions`, and occurrences `rejected` (not admitted, or no room): they used the table's shared row."""
+        return {name: table.counts() for name, table in self._dynamic_tables.items()}
+
+    def save_own_variables(self, store: Any) -> None:
+        self._refuse_to_lose_tables()
+        super().save_own_variables(store)
+
+    def _refuse_to_lose_tables(self) -> None:
+        if self._dynamic_tables:
+            raise ValueError(
+                f"{self.name}: Keras' own files cannot hold dynamic tables ({', '.join(self._dynamic_tables)}): save a "
+                "tf.train.Checkpoint, or take their `vocabulary`"
+            )
 
     def get_config(self) -> dict[str, Any]:
         tables = [feature.table.document() for feature in self.features.values()]
@@ -129,6 +162,22 @@ class ShardedEmbedding(keras.layers.Layer):
         """A SavedModel holds the backward pass too, and must then hold what that writes to; a checkpoint need not."""
         children = super()._trackable_children(save_type, **options)
         return {**children, **self._fused.transient} if save_type == "savedmodel" else children
+
+
+def _new_table(config: TableConfig) -> StaticTable | DynamicTable:
+    return DynamicTable(config) if config.vocabulary_size is None else StaticTable(config)
+
+
+def _numbered(group: TableGroup, bags: list[Bag], inserts: bool) -> list[Bag]:
+    """Bags whose ids are the numbers of rows. A table's features are looked up together: in training they are one step
+    of it."""
+    numbered = list(bags)
+    for place, table in enumerate(group.tables):
+        if isinstance(table, DynamicTable) and (chosen := [b for b, bag in enumerate(bags) if bag.table == place]):
+            number = table.find_or_insert if inserts else table.find
+            for b, rows in zip(chosen, number([bags[b].ids for b in chosen]), strict=True):
+                numbered[b] = replace(bags[b], ids=rows)
+    return numbered
 
 
 def _tables_of(features: Mapping[str, FeatureConfig]) -> list[TableConfig]:

@@ -35,6 +35,7 @@ if not tf.keras.Model.__module__.startswith("tf_keras"):
 tf.get_logger().setLevel("ERROR")
 absl.logging.set_verbosity(absl.logging.ERROR)
 keras = tf.keras
+Trackable = tf.__internal__.tracking.Trackable  # what a checkpoint can hold
 
 
 @contextlib.contextmanager
@@ -60,4 +61,4 @@ def is_being_saved() -> bool:
     return bool(save_context.in_save_context())
 
 
-__all__ = ["is_being_saved", "is_watched", "keras", "tf", "tf_write_errors"]
+__all__ = ["Trackable", "is_being_saved", "is_watched", "keras", "tf", "tf_write_errors"]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from functools import cache
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from embeddings.config import TableConfig
 from embeddings.kernels import build, reference
@@ -15,6 +15,9 @@ from embeddings.kernels.group import Bag, TableGroup
 from foundation.errors import UserError
 from foundation.progress import say
 from foundation.tf import is_being_saved, tf
+
+if TYPE_CHECKING:
+    from embeddings.tables.identity import IdPolicy
 
 MODES = ("auto", "off", "require")
 _stock = ContextVar("stock", default=False)
@@ -25,8 +28,37 @@ class Kernels(Protocol):
 
     def new_rows(self, config: TableConfig) -> tf.Variable: ...
     def new_slot(self, shape: tuple[int, ...], value: float, dtype: tf.DType, name: str) -> tf.Variable: ...
+    def id_table(self, policy: IdPolicy) -> IdTable: ...
     def lookup(self, group: TableGroup, bags: list[Bag]) -> list[tf.Tensor]: ...
     def update(self, group: TableGroup, bags: list[Bag], gradients: list[tf.Tensor]) -> None: ...
+
+
+class IdTable(Protocol):
+    """Which ids of a dynamic table have a row, and which row; row 0 is that of all others."""
+
+    def find(self, features: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        """The rows [n] int64 of each feature's ids [n] int64; nothing is changed or counted."""
+
+    def find_or_insert(
+        self,
+        features: Sequence[tf.Tensor],
+        identities: tf.Variable,
+        rows: tf.Variable,
+        slots: Sequence[tuple[tf.Variable, float]],
+        scale: float,
+    ) -> list[tf.Tensor]:
+        """The same in a training step: ids are counted as seen, and those that are new and admitted get a row, its
+        initial values (slots: with the initial value of each) written, the variables grown where need be."""
+
+    def counts(self) -> tf.Tensor:
+        """[5] int64, in the order of COUNTS (embeddings/tables/identity.py)."""
+
+    def state(self) -> dict[str, tf.Tensor]:
+        """All there is: ids [n] int64 in rising order, their rows, frequencies, last_seen (steps), and the sketch's
+        counters, counted, counts."""
+
+    def restore(self, state: Mapping[str, tf.Tensor]) -> None:
+        """Becomes what `state` told of; rows are numbered anew, from 1, in the order of ids."""
 
 
 def kernels() -> Kernels:

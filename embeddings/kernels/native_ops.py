@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from embeddings.config import TableConfig
-from embeddings.hashing import table_key
+from embeddings.hashing import signed, table_key
 from embeddings.kernels.group import Bag, TableGroup
+from embeddings.kernels.native_ids import NativeIdTable
 from foundation.tf import tf
+
+if TYPE_CHECKING:
+    from embeddings.tables.identity import IdPolicy
 
 
 class NativeKernels:
@@ -19,7 +23,7 @@ class NativeKernels:
     def new_rows(self, config: TableConfig) -> tf.Variable:
         """As `reference.new_rows`, to the bit, in one buffer on huge pages."""
         values = self._module.headrace_initial_rows(
-            key=_signed(table_key(config.seed, config.name)),
+            key=signed(table_key(config.seed, config.name)),
             scale=config.scale,
             dtype=tf.as_dtype(config.precision),
             vocabulary_size=config.vocabulary_size,
@@ -31,6 +35,10 @@ class NativeKernels:
         """As `reference.new_slot`, on huge pages."""
         filled = self._module.headrace_filled(value=value, dtype=dtype, shape=shape)
         return tf.Variable(filled, trainable=False, name=name)
+
+    def id_table(self, policy: IdPolicy) -> NativeIdTable:
+        """A new table of ids."""
+        return NativeIdTable(self._module, policy)
 
     def lookup(self, group: TableGroup, bags: list[Bag]) -> list[tf.Tensor]:
         """As `reference.lookup`."""
@@ -53,7 +61,7 @@ class NativeKernels:
             gradients=[tf.convert_to_tensor(gradient) for gradient in gradients],
             steps=_steps(group),
             optimizer=group.optimizer.__name__,
-            keys=[_signed(table.key) for table in tables],
+            keys=[signed(table.key) for table in tables],
             **_layout(bags),
         )
 
@@ -66,11 +74,6 @@ def _steps(group: TableGroup) -> tf.Tensor:
             numbers = tf.stack([optimizer.numbers(tf.constant(0, tf.int64)) for optimizer in optimizers]).numpy()
         return tf.constant(numbers)
     return tf.stack([table.config.optimizer.numbers(table.updates.read_value()) for table in group.tables])
-
-
-def _signed(key: int) -> int:
-    """The int64 of the same bits."""
-    return key - (1 << 64) if key >= 1 << 63 else key
 
 
 def _tensors(bags: list[Bag]) -> dict[str, list[tf.Tensor]]:

@@ -7,24 +7,27 @@ from typing import TYPE_CHECKING
 from embeddings.config import TableConfig
 from embeddings.hashing import initial_rows, table_key
 from embeddings.kernels.group import Bag, TableGroup
+from embeddings.kernels.reference_ids import ReferenceIdTable
 from embeddings.precision import rounded
 from foundation.tf import tf
 
 if TYPE_CHECKING:
-    from embeddings.tables.static import StaticTable
+    from embeddings.kernels.group import Table
+    from embeddings.tables.identity import IdPolicy
 
 _BYTES_PER_CHUNK = 1 << 26
 
 
 def new_rows(config: TableConfig) -> tf.Variable:
-    """[vocabulary_size, dim]: a new table's rows, their initial values (`embeddings.hashing`) written chunk by chunk, so
-    that no second copy of the table is ever held."""
-    shape, dtype = (config.vocabulary_size, config.dim), tf.as_dtype(config.precision)
-    rows = tf.Variable(tf.zeros(shape, dtype), trainable=False, name=f"{config.name}/rows")
+    """[vocabulary_size, dim]: a new table's rows, their initial values (`embeddings.hashing`) written chunk by chunk,
+    so that no second copy of the table is ever held."""
+    size, dtype = config.vocabulary_size, tf.as_dtype(config.precision)
+    assert size is not None
+    rows = tf.Variable(tf.zeros((size, config.dim), dtype), trainable=False, name=f"{config.name}/rows")
     key = table_key(config.seed, config.name)
     step = max(_BYTES_PER_CHUNK // (8 * config.dim), 1)
-    for start in range(0, config.vocabulary_size, step):
-        ids = tf.range(start, min(start + step, config.vocabulary_size), dtype=tf.int64)
+    for start in range(0, size, step):
+        ids = tf.range(start, min(start + step, size), dtype=tf.int64)
         initial = tf.cast(initial_rows(ids, config.dim, key, config.scale), dtype)
         rows.scatter_update(tf.IndexedSlices(initial, ids))
     return rows
@@ -35,7 +38,12 @@ def new_slot(shape: tuple[int, ...], value: float, dtype: tf.DType, name: str) -
     return tf.Variable(tf.fill(shape, tf.cast(value, dtype)), trainable=False, name=name)
 
 
-def rows_of(table: StaticTable, ids: tf.Tensor) -> tf.Tensor:
+def id_table(policy: IdPolicy) -> ReferenceIdTable:
+    """A new table of ids."""
+    return ReferenceIdTable(policy)
+
+
+def rows_of(table: Table, ids: tf.Tensor) -> tf.Tensor:
     """[n, dim] float32: the rows `ids` [n] int64 of a table."""
     return tf.cast(tf.gather(table.rows, ids), tf.float32)
 
@@ -89,7 +97,7 @@ def gradient_of_weights(group: TableGroup, bag: Bag, output: tf.Tensor, gradient
     return (along - across * (1.0 if bag.combiner == "mean" else bag.weights * norm)) * norm
 
 
-def _step(table: StaticTable, ids: tf.Tensor, gradient: tf.Tensor) -> None:
+def _step(table: Table, ids: tf.Tensor, gradient: tf.Tensor) -> None:
     """One optimizer step on rows `ids` [u] int64, distinct, with their gradient [u, dim] float32."""
     optimizer, updates = table.config.optimizer, table.updates.read_value()
     variables = {"rows": table.rows, **table.slots}
@@ -140,11 +148,12 @@ def _rows(splits: tf.Tensor) -> tf.Tensor:
     return tf.repeat(tf.range(tf.size(splits, tf.int64) - 1), splits[1:] - splits[:-1])
 
 
-def _checks(bag: Bag, table: StaticTable) -> list[tf.Operation]:
-    size = table.config.vocabulary_size
-    wrong = tf.boolean_mask(bag.ids, (bag.ids < 0) | (bag.ids >= size))
-    outside = f"feature {bag.name}: ids outside its vocabulary, 0 to {size - 1}:"
-    checks = [tf.debugging.Assert(tf.equal(tf.size(wrong), 0), [outside, wrong], summarize=5)]
+def _checks(bag: Bag, table: Table) -> list[tf.Operation]:
+    checks = []
+    if (size := table.config.vocabulary_size) is not None:
+        wrong = tf.boolean_mask(bag.ids, (bag.ids < 0) | (bag.ids >= size))
+        outside = f"feature {bag.name}: ids outside its vocabulary, 0 to {size - 1}:"
+        checks.append(tf.debugging.Assert(tf.equal(tf.size(wrong), 0), [outside, wrong], summarize=5))
     if bag.weights is not None:
         finite = tf.math.is_finite(bag.weights)
         message = f"feature {bag.name}: weights must be finite:"

@@ -11,9 +11,10 @@ from foundation.tf import tf
 class StaticTable:
     """Rows [vocabulary_size, dim] and the optimizer's slot variables, plain variables that no Keras optimizer sees."""
 
-    identities = None  # a row's number is its id
+    identities: tf.Variable | None = None  # a row's number is its id
 
     def __init__(self, config: TableConfig) -> None:
+        assert config.vocabulary_size is not None
         self.config = config
         self.key = table_key(config.seed, config.name)
         make = kernels()

@@ -1,0 +1,590 @@
+// The ops of dynamic tables: 64-bit ids to rows, rows made for new ids, and the state for checkpoints.
+#include <algorithm>
+#include <numeric>
+
+#include "tensorflow/core/framework/common_shape_fns.h"
+#include "tensorflow/core/framework/op_kernel.h"
+#include "tensorflow/core/framework/resource_mgr.h"
+#include "tensorflow/core/framework/resource_var.h"
+#include "tensorflow/core/framework/shape_inference.h"
+
+#include "growing.h"
+#include "id_table.h"
+#include "precision.h"
+
+namespace headrace {
+
+using tensorflow::DataType;
+using tensorflow::OpKernel;
+using tensorflow::OpKernelConstruction;
+using tensorflow::OpKernelContext;
+using tensorflow::Status;
+using tensorflow::Tensor;
+using tensorflow::TensorShape;
+using tensorflow::Var;
+using tensorflow::thread::ThreadPool;
+namespace errors = tensorflow::errors;
+
+REGISTER_OP("HeadraceIdTable")
+    .Output("table: resource")
+    .Attr("admission: {'all', 'frequency', 'probability'}")
+    .Attr("threshold: int")
+    .Attr("counters: int")
+    .Attr("probability: float")
+    .Attr("eviction: {'none', 'ttl', 'lru', 'lfu'}")
+    .Attr("steps_to_live: int")
+    .Attr("capacity: int")
+    .Attr("bucket_bits: int")
+    .Attr("key: int")
+    .SetIsStateful()
+    .SetShapeFn(tensorflow::shape_inference::ScalarShape);
+
+REGISTER_OP("HeadraceFind")
+    .Input("table: resource")
+    .Input("ids: N * int64")
+    .Output("rows: N * int64")
+    .Attr("N: int >= 1")
+    .SetIsStateful()
+    .SetShapeFn(tensorflow::shape_inference::UnknownShape);
+
+REGISTER_OP("HeadraceFindOrInsert")
+    .Input("table: resource")
+    .Input("variables: V * resource")  // identities, rows, then slots
+    .Input("ids: N * int64")
+    .Output("rows: N * int64")
+    .Attr("V: int >= 2")
+    .Attr("N: int >= 1")
+    .Attr("scale: float")
+    .Attr("slots: list(float)")
+    .SetIsStateful()
+    .SetShapeFn(tensorflow::shape_inference::UnknownShape);
+
+REGISTER_OP("HeadraceIdCounts")
+    .Input("table: resource")
+    .Output("counts: int64")
+    .SetIsStateful()
+    .SetShapeFn(tensorflow::shape_inference::UnknownShape);
+
+REGISTER_OP("HeadraceIdState")
+    .Input("table: resource")
+    .Output("ids: int64")
+    .Output("rows: int64")
+    .Output("frequencies: int64")
+    .Output("last_seen: int64")
+    .Output("counters: uint8")
+    .Output("counted: int64")
+    .Output("counts: int64")
+    .SetIsStateful()
+    .SetShapeFn(tensorflow::shape_inference::UnknownShape);
+
+REGISTER_OP("HeadraceRestoreIds")
+    .Input("table: resource")
+    .Input("ids: int64")
+    .Input("frequencies: int64")
+    .Input("last_seen: int64")
+    .Input("counters: uint8")
+    .Input("counted: int64")
+    .Input("counts: int64")
+    .SetIsStateful()
+    .SetShapeFn(tensorflow::shape_inference::NoOutputs);
+
+// What happened so far, in the order of embeddings/tables/dynamic.py's COUNTS.
+enum Count { kStep, kRows, kInsertions, kEvictions, kRejected, kCounts };
+
+// Rows and slots that new ids write their initial values to.
+struct NewRows {
+  int64_t* identities;
+  struct Slot {
+    void* data;
+    DataType dtype;
+    int64_t width;
+    float initial;
+  };
+  void* rows;
+  DataType dtype;
+  int64_t dim;
+  float scale;
+  uint64_t key;
+  std::vector<Slot> slots;
+
+  void Write(int64_t id, uint32_t row) const {
+    identities[row] = id;
+    const uint64_t hash = SplitMix64(key + static_cast<uint64_t>(id));
+    for (int64_t d = 0; d < dim; ++d) StoreNearest(InitialValue(hash, d, scale), dtype, row * dim + d, rows);
+    for (const Slot& slot : slots) {
+      for (int64_t d = 0; d < slot.width; ++d) StoreNearest(slot.initial, slot.dtype, row * slot.width + d, slot.data);
+    }
+  }
+};
+
+struct Ids {
+  const int64_t* ids;
+  int64_t* rows;
+  int64_t size;
+};
+
+class IdTable : public tensorflow::ResourceBase {
+ public:
+  explicit IdTable(const Policy& policy) : policy_(policy) {
+    for (int64_t b = 0; b < policy.buckets(); ++b) buckets_.emplace_back(policy);
+  }
+
+  std::string DebugString() const override { return "headrace id table"; }
+
+  void Find(const std::vector<Ids>& features, ThreadPool* pool) {
+    tensorflow::tf_shared_lock lock(mutex_);
+    for (const Ids& feature : features) {
+      pool->ParallelFor(feature.size, 60, [&](int64_t begin, int64_t end) {
+        constexpr int64_t kAhead = 16;
+        uint64_t hashes[kAhead];
+        auto fetch = [&](int64_t i) {
+          hashes[i % kAhead] = IdHash(feature.ids[i]);
+          buckets_[BucketOf(hashes[i % kAhead])].entries.Prefetch(hashes[i % kAhead]);
+        };
+        for (int64_t i = begin; i < std::min(begin + kAhead, end); ++i) fetch(i);
+        for (int64_t i = begin; i < end; ++i) {
+          const uint64_t hash = hashes[i % kAhead];
+          const Entry* entry = buckets_[BucketOf(hash)].entries.Find(feature.ids[i], hash);
+          feature.rows[i] = entry ? entry->row : kOutOfVocabulary;
+          if (i + kAhead < end) fetch(i + kAhead);
+        }
+      });
+    }
+  }
+
+  // A step: every id is counted as seen, and new ones that are admitted get a row. `grow`(rows) makes the variables that
+  // large and says where they are.
+  template <typename GrowTo>
+  Status FindOrInsert(const std::vector<Ids>& features, ThreadPool* pool, GrowTo grow) {
+    tensorflow::mutex_lock lock(mutex_);
+    const int64_t now = ++counts_[kStep];
+    int64_t total = 0;
+    for (const Ids& feature : features) total += feature.size;
+    const std::vector<Place> places = Grouped(features, total, pool);
+    std::vector<Group> groups(Groups());
+    pool->ParallelFor(Groups(), (total / Groups() + 1) * 60, [&](int64_t begin, int64_t end) {
+      for (int64_t g = begin; g < end; ++g) FindAndAdmit(&places[starts_[g]], &places[starts_[g + 1]], g, now, &groups[g]);
+    });
+
+    // Rows are numbered in the order of groups, whichever thread did them.
+    for (Group& group : groups) {
+      free_rows_.insert(free_rows_.end(), group.freed.begin(), group.freed.end());
+      counts_[kEvictions] += group.freed.size();
+      counts_[kRejected] += group.rejected;
+    }
+    for (Group& group : groups) {
+      for (Fresh& fresh : group.fresh) {
+        if (fresh.row == kNoRow) continue;
+        if (free_rows_.empty()) {
+          fresh.row = static_cast<uint32_t>(next_row_++);
+        } else {
+          fresh.row = free_rows_.back();
+          free_rows_.pop_back();
+        }
+        ++counts_[kInsertions];
+      }
+    }
+    counts_[kRows] = next_row_ - 1 - static_cast<int64_t>(free_rows_.size());
+    NewRows made;
+    made.key = policy_.key;
+    TF_RETURN_IF_ERROR(grow(next_row_, &made));
+    pool->ParallelFor(Groups(), (total / Groups() + 1) * 10, [&](int64_t begin, int64_t end) {
+      for (int64_t g = begin; g < end; ++g) Insert(groups[g], static_cast<uint32_t>(now), made);
+    });
+    return tensorflow::OkStatus();
+  }
+
+  std::vector<int64_t> Counts() {
+    tensorflow::tf_shared_lock lock(mutex_);
+    return std::vector<int64_t>(counts_, counts_ + kCounts);
+  }
+
+  // Calls use(entries sorted by id, buckets, counts).
+  template <typename Use>
+  void State(Use use) {
+    tensorflow::tf_shared_lock lock(mutex_);
+    std::vector<Entry> all;
+    for (const Bucket& bucket : buckets_) {
+      for (const Entry& entry : bucket.entries.places()) {
+        if (entry.row != kNoRow) all.push_back(entry);
+      }
+    }
+    std::sort(all.begin(), all.end(), [](const Entry& a, const Entry& b) { return a.id < b.id; });
+    use(all, buckets_, counts_);
+  }
+
+  // Row numbers begin at 1, in the order given.
+  Status Restore(const std::vector<Entry>& entries, const Tensor& counters, const Tensor& counted, const Tensor& counts) {
+    tensorflow::mutex_lock lock(mutex_);
+    std::vector<Bucket> fresh;
+    for (int64_t b = 0; b < policy_.buckets(); ++b) fresh.emplace_back(policy_);
+    const int64_t cells = static_cast<int64_t>(fresh[0].sketch.counters.size());
+    if (counts.NumElements() != kCounts) return errors::InvalidArgument("counts: ", kCounts, " are wanted");
+    if (counters.NumElements() == cells * policy_.buckets() && counted.NumElements() == policy_.buckets()) {
+      for (int64_t b = 0; b < policy_.buckets(); ++b) {
+        const uint8_t* from = counters.flat<uint8_t>().data() + b * cells;
+        fresh[b].sketch.counters.assign(from, from + cells);
+        fresh[b].sketch.counted = static_cast<uint32_t>(counted.flat<int64_t>()(b));
+      }
+    }  // else: another admission policy counts from now on
+    for (const Entry& entry : entries) fresh[BucketOf(IdHash(entry.id))].entries.Insert(entry);
+    buckets_.swap(fresh);
+    free_rows_.clear();
+    next_row_ = 1 + static_cast<int64_t>(entries.size());
+    for (int c = 0; c < kCounts; ++c) counts_[c] = counts.flat<int64_t>()(c);
+    counts_[kRows] = static_cast<int64_t>(entries.size());
+    return tensorflow::OkStatus();
+  }
+
+ private:
+  static constexpr int64_t kIdsPerChunk = 8192;
+  static constexpr int kMostGroupBits = 6;
+
+  // An id and where its row is to be written.
+  struct Place {
+    int64_t id;
+    int64_t* row;
+  };
+
+  // What a step found in the buckets of one group.
+  struct Group {
+    std::vector<Fresh> fresh;
+    std::vector<std::pair<int64_t*, uint32_t>> missing;  // place, number in `fresh`
+    std::vector<uint32_t> freed;
+    int64_t rejected = 0;
+  };
+
+  int64_t BucketOf(uint64_t hash) const { return policy_.bucket_bits ? hash >> (64 - policy_.bucket_bits) : 0; }
+  int GroupBits() const { return std::min(policy_.bucket_bits, kMostGroupBits); }
+  int64_t Groups() const { return int64_t{1} << GroupBits(); }
+  int64_t GroupOf(uint64_t hash) const { return GroupBits() ? hash >> (64 - GroupBits()) : 0; }
+
+  // All ids by group of buckets, in the order they came; `starts_` says where each group begins.
+  std::vector<Place> Grouped(const std::vector<Ids>& features, int64_t total, ThreadPool* pool) {
+    struct Chunk {
+      const int64_t* ids;
+      int64_t* rows;
+      int64_t size;
+    };
+    std::vector<Chunk> chunks;
+    for (const Ids& feature : features) {
+      for (int64_t at = 0; at < feature.size; at += kIdsPerChunk) {
+        chunks.push_back({feature.ids + at, feature.rows + at, std::min(kIdsPerChunk, feature.size - at)});
+      }
+    }
+    const int64_t groups = Groups(), count = static_cast<int64_t>(chunks.size());
+    std::vector<int64_t> where(count * groups, 0);
+    pool->ParallelFor(count, kIdsPerChunk * 4, [&](int64_t begin, int64_t end) {
+      for (int64_t c = begin; c < end; ++c) {
+        for (int64_t i = 0; i < chunks[c].size; ++i) ++where[c * groups + GroupOf(IdHash(chunks[c].ids[i]))];
+      }
+    });
+    starts_.assign(groups + 1, 0);
+    int64_t place = 0;
+    for (int64_t g = 0; g < groups; ++g) {
+      starts_[g] = place;
+      for (int64_t c = 0; c < count; ++c) {
+        const int64_t here = where[c * groups + g];
+        where[c * groups + g] = place;
+        place += here;
+      }
+    }
+    starts_[groups] = place;
+    std::vector<Place> places(total + 1);
+    pool->ParallelFor(count, kIdsPerChunk * 8, [&](int64_t begin, int64_t end) {
+      for (int64_t c = begin; c < end; ++c) {
+        for (int64_t i = 0; i < chunks[c].size; ++i) {
+          const int64_t id = chunks[c].ids[i];
+          places[where[c * groups + GroupOf(IdHash(id))]++] = {id, chunks[c].rows + i};
+        }
+      }
+    });
+    return places;
+  }
+
+  void FindAndAdmit(const Place* begin, const Place* end, int64_t number, int64_t now, Group* group) {
+    constexpr int64_t kAhead = 16;
+    uint64_t hashes[kAhead];
+    const int64_t size = end - begin;
+    auto fetch = [&](int64_t i) {
+      hashes[i % kAhead] = IdHash(begin[i].id);
+      buckets_[BucketOf(hashes[i % kAhead])].entries.Prefetch(hashes[i % kAhead]);
+    };
+    thread_local std::vector<uint32_t> numbers;  // by hash, of distinct missing ids
+    uint64_t mask = 0;
+    for (int64_t i = 0; i < std::min(kAhead, size); ++i) fetch(i);
+    for (int64_t i = 0; i < size; ++i) {
+      const uint64_t hash = hashes[i % kAhead];
+      if (i + kAhead < size) fetch(i + kAhead);
+      Entry* entry = buckets_[BucketOf(hash)].entries.Find(begin[i].id, hash);
+      if (entry != nullptr) {
+        entry->frequency += entry->frequency != UINT32_MAX;
+        entry->last_seen = static_cast<uint32_t>(now);
+        *begin[i].row = entry->row;
+        continue;
+      }
+      if (mask == 0) {
+        uint64_t room = 16;
+        while (room < 2 * static_cast<uint64_t>(size)) room *= 2;
+        numbers.assign(room, kNoRow);
+        mask = room - 1;
+      }
+      uint64_t at = hash & mask;
+      while (numbers[at] != kNoRow && group->fresh[numbers[at]].id != begin[i].id) at = (at + 1) & mask;
+      if (numbers[at] == kNoRow) {
+        numbers[at] = static_cast<uint32_t>(group->fresh.size());
+        group->fresh.push_back({begin[i].id, hash, 0, kNoRow});
+      }
+      ++group->fresh[numbers[at]].count;
+      group->missing.push_back({begin[i].row, numbers[at]});
+    }
+    Admit(number, now, group);
+  }
+
+  // Marks those of `fresh` that get a row with a row that is not kNoRow.
+  void Admit(int64_t number, int64_t now, Group* group) {
+    const int64_t first = number << (policy_.bucket_bits - GroupBits());
+    const int64_t count = policy_.buckets() >> GroupBits();
+    std::vector<int64_t> wanted(count, 0);
+    for (Fresh& fresh : group->fresh) {
+      const int64_t came = fresh.count, bucket = BucketOf(fresh.hash) - first;
+      if (buckets_[first + bucket].Admits(policy_, &fresh, now)) {
+        fresh.row = 0;
+        ++wanted[bucket];
+      } else {
+        group->rejected += came;
+      }
+    }
+    std::vector<int64_t> room(count);
+    for (int64_t b = 0; b < count; ++b) {
+      room[b] = buckets_[first + b].MakeRoom(policy_, first + b, wanted[b], now, &group->freed);
+    }
+    if (room == wanted) return;
+    std::vector<int64_t> came(group->fresh.size(), 0);
+    for (const auto& [place, fresh] : group->missing) ++came[fresh];
+    for (size_t f = 0; f < group->fresh.size(); ++f) {  // first come, first served
+      Fresh& fresh = group->fresh[f];
+      const int64_t bucket = BucketOf(fresh.hash) - first;
+      if (fresh.row == kNoRow || --room[bucket] >= 0) continue;
+      fresh.row = kNoRow;
+      group->rejected += came[f];
+    }
+  }
+
+  void Insert(const Group& group, uint32_t now, const NewRows& made) {
+    for (const Fresh& fresh : group.fresh) {
+      if (fresh.row == kNoRow) continue;
+      const uint32_t frequency = static_cast<uint32_t>(std::min<int64_t>(fresh.count, UINT32_MAX));
+      buckets_[BucketOf(fresh.hash)].entries.Insert({fresh.id, fresh.row, frequency, now});
+      made.Write(fresh.id, fresh.row);
+    }
+    for (const auto& [place, number] : group.missing) {
+      const uint32_t row = group.fresh[number].row;
+      *place = row == kNoRow ? kOutOfVocabulary : row;
+    }
+  }
+
+  const Policy policy_;
+  tensorflow::mutex mutex_;
+  std::vector<Bucket> buckets_;
+  std::vector<int64_t> starts_;
+  std::vector<uint32_t> free_rows_;
+  int64_t next_row_ = 1;  // row 0 is that of ids without one
+  int64_t counts_[kCounts] = {0};
+};
+
+class IdTableOp : public OpKernel {
+ public:
+  explicit IdTableOp(OpKernelConstruction* context) : OpKernel(context) {
+    std::string admission, eviction;
+    float probability;
+    int64_t key, bits;
+    OP_REQUIRES_OK(context, context->GetAttr("admission", &admission));
+    OP_REQUIRES_OK(context, context->GetAttr("threshold", &policy_.threshold));
+    OP_REQUIRES_OK(context, context->GetAttr("counters", &policy_.counters));
+    OP_REQUIRES_OK(context, context->GetAttr("probability", &probability));
+    OP_REQUIRES_OK(context, context->GetAttr("eviction", &eviction));
+    OP_REQUIRES_OK(context, context->GetAttr("steps_to_live", &policy_.steps_to_live));
+    OP_REQUIRES_OK(context, context->GetAttr("capacity", &policy_.capacity));
+    OP_REQUIRES_OK(context, context->GetAttr("bucket_bits", &bits));
+    OP_REQUIRES_OK(context, context->GetAttr("key", &key));
+    OP_REQUIRES(context, bits >= 0 && bits <= 20, errors::InvalidArgument("bucket_bits lies in 0 to 20"));
+    if (admission == "frequency") policy_.admission = Admission::kFrequency;
+    if (admission == "probability") policy_.admission = Admission::kProbability;
+    if (eviction == "ttl") policy_.eviction = Eviction::kTimeToLive;
+    if (eviction == "lru") policy_.eviction = Eviction::kLeastRecentlyUsed;
+    if (eviction == "lfu") policy_.eviction = Eviction::kLeastFrequentlyUsed;
+    policy_.probability = probability;
+    policy_.bucket_bits = static_cast<int>(bits);
+    policy_.key = static_cast<uint64_t>(key);
+  }
+
+  void Compute(OpKernelContext* context) override {
+    Tensor handle(tensorflow::DT_RESOURCE, TensorShape({}));
+    handle.scalar<tensorflow::ResourceHandle>()() = tensorflow::ResourceHandle::MakeRefCountingHandle(
+        new IdTable(policy_), context->device()->name(), {}, {});
+    context->set_output(0, handle);
+  }
+
+ private:
+  Policy policy_;
+};
+
+// Reads the ids from inputs [first, first + count) and makes an output for the rows of each.
+Status ReadIds(OpKernelContext* context, int first, int count, std::vector<Ids>* features) {
+  for (int f = 0; f < count; ++f) {
+    const Tensor& ids = context->input(first + f);
+    Tensor* rows;
+    TF_RETURN_IF_ERROR(context->allocate_output(f, ids.shape(), &rows));
+    features->push_back({ids.flat<int64_t>().data(), rows->flat<int64_t>().data(), ids.NumElements()});
+  }
+  return tensorflow::OkStatus();
+}
+
+ThreadPool* PoolOf(OpKernelContext* context) { return context->device()->tensorflow_cpu_worker_threads()->workers; }
+
+using Table = tensorflow::core::RefCountPtr<IdTable>;
+
+class FindOp : public OpKernel {
+ public:
+  using OpKernel::OpKernel;
+  void Compute(OpKernelContext* context) override {
+    Table table;
+    OP_REQUIRES_OK(context, LookupResource(context, HandleFromInput(context, 0), &table));
+    std::vector<Ids> features;
+    OP_REQUIRES_OK(context, ReadIds(context, 1, context->num_inputs() - 1, &features));
+    table->Find(features, PoolOf(context));
+  }
+};
+
+class FindOrInsertOp : public OpKernel {
+ public:
+  explicit FindOrInsertOp(OpKernelConstruction* context) : OpKernel(context) {
+    OP_REQUIRES_OK(context, context->GetAttr("V", &variables_));
+    OP_REQUIRES_OK(context, context->GetAttr("scale", &scale_));
+    OP_REQUIRES_OK(context, context->GetAttr("slots", &slots_));
+    OP_REQUIRES(context, static_cast<int>(slots_.size()) == variables_ - 2,
+                errors::InvalidArgument("slots: an initial value for each is wanted"));
+  }
+
+  void Compute(OpKernelContext* context) override {
+    Table table;
+    OP_REQUIRES_OK(context, LookupResource(context, HandleFromInput(context, 0), &table));
+    std::vector<Ids> features;
+    OP_REQUIRES_OK(context,
+                   ReadIds(context, 1 + variables_, context->num_inputs() - 1 - variables_, &features));
+    OP_REQUIRES_OK(context, table->FindOrInsert(features, PoolOf(context), [&](int64_t rows, NewRows* made) {
+      return GrowAll(context, rows, made);
+    }));
+  }
+
+ private:
+  static constexpr int64_t kFewestRows = 1024;
+
+  Status GrowAll(OpKernelContext* context, int64_t rows, NewRows* made) const {
+    int64_t there = 0;  // rows of every variable, in use or not
+    for (int v = 0; v < variables_; ++v) {
+      tensorflow::core::RefCountPtr<Var> variable;
+      TF_RETURN_IF_ERROR(LookupResource(context, HandleFromInput(context, 1 + v), &variable));
+      tensorflow::mutex_lock lock(*variable->mu());
+      Tensor* tensor = variable->tensor();
+      if (tensor->dims() < 1 || (v > 0 && !IsPrecision(tensor->dtype()))) {
+        return errors::InvalidArgument("a dynamic table's variable is ", tensor->DebugString(0));
+      }
+      if (v == 0) {
+        there = tensor->dim_size(0);
+        if (rows > there) there = std::max<int64_t>({rows, there + there / 8, kFewestRows});
+      }
+      TF_RETURN_IF_ERROR(Grow(tensor, there));
+      variable->copy_on_read_mode.store(true);  // it is written in place
+      const int64_t width = tensor->dims() == 2 ? tensor->dim_size(1) : 1;
+      if (v == 0) {
+        made->identities = tensor->flat<int64_t>().data();
+      } else if (v == 1) {
+        made->rows = tensor->data();
+        made->dtype = tensor->dtype();
+        made->dim = width;
+      } else {
+        made->slots.push_back({tensor->data(), tensor->dtype(), width, slots_[v - 2]});
+      }
+    }
+    made->scale = scale_;
+    return tensorflow::OkStatus();
+  }
+
+  int variables_;
+  float scale_;
+  std::vector<float> slots_;
+};
+
+template <typename T, typename Value>
+Status Output(OpKernelContext* context, int number, int64_t size, Value value) {
+  Tensor* tensor;
+  TF_RETURN_IF_ERROR(context->allocate_output(number, TensorShape({size}), &tensor));
+  auto flat = tensor->flat<T>();
+  for (int64_t i = 0; i < size; ++i) flat(i) = static_cast<T>(value(i));
+  return tensorflow::OkStatus();
+}
+
+class CountsOp : public OpKernel {
+ public:
+  using OpKernel::OpKernel;
+  void Compute(OpKernelContext* context) override {
+    Table table;
+    OP_REQUIRES_OK(context, LookupResource(context, HandleFromInput(context, 0), &table));
+    const std::vector<int64_t> counts = table->Counts();
+    OP_REQUIRES_OK(context, Output<int64_t>(context, 0, kCounts, [&](int64_t c) { return counts[c]; }));
+  }
+};
+
+class StateOp : public OpKernel {
+ public:
+  using OpKernel::OpKernel;
+  void Compute(OpKernelContext* context) override {
+    Table table;
+    OP_REQUIRES_OK(context, LookupResource(context, HandleFromInput(context, 0), &table));
+    Status status;
+    table->State([&](const std::vector<Entry>& all, const std::vector<Bucket>& buckets, const int64_t* counts) {
+      const int64_t size = static_cast<int64_t>(all.size()), count = static_cast<int64_t>(buckets.size());
+      const int64_t cells = static_cast<int64_t>(buckets[0].sketch.counters.size());
+      status.Update(Output<int64_t>(context, 0, size, [&](int64_t i) { return all[i].id; }));
+      status.Update(Output<int64_t>(context, 1, size, [&](int64_t i) { return all[i].row; }));
+      status.Update(Output<int64_t>(context, 2, size, [&](int64_t i) { return all[i].frequency; }));
+      status.Update(Output<int64_t>(context, 3, size, [&](int64_t i) { return all[i].last_seen; }));
+      status.Update(Output<uint8_t>(context, 4, count * cells,
+                                    [&](int64_t i) { return buckets[i / cells].sketch.counters[i % cells]; }));
+      status.Update(Output<int64_t>(context, 5, count, [&](int64_t b) { return buckets[b].sketch.counted; }));
+      status.Update(Output<int64_t>(context, 6, kCounts, [&](int64_t c) { return counts[c]; }));
+    });
+    OP_REQUIRES_OK(context, status);
+  }
+};
+
+class RestoreOp : public OpKernel {
+ public:
+  using OpKernel::OpKernel;
+  void Compute(OpKernelContext* context) override {
+    Table table;
+    OP_REQUIRES_OK(context, LookupResource(context, HandleFromInput(context, 0), &table));
+    const Tensor &ids = context->input(1), &frequencies = context->input(2), &last_seen = context->input(3);
+    const int64_t size = ids.NumElements();
+    OP_REQUIRES(context, frequencies.NumElements() == size && last_seen.NumElements() == size,
+                errors::InvalidArgument("ids, frequencies and last_seen are of one size"));
+    std::vector<Entry> entries(size);
+    for (int64_t i = 0; i < size; ++i) {
+      entries[i] = {ids.flat<int64_t>()(i), static_cast<uint32_t>(i + 1),
+                    static_cast<uint32_t>(frequencies.flat<int64_t>()(i)),
+                    static_cast<uint32_t>(last_seen.flat<int64_t>()(i))};
+    }
+    OP_REQUIRES_OK(context, table->Restore(entries, context->input(4), context->input(5), context->input(6)));
+  }
+};
+
+REGISTER_KERNEL_BUILDER(Name("HeadraceIdTable").Device(tensorflow::DEVICE_CPU), IdTableOp);
+REGISTER_KERNEL_BUILDER(Name("HeadraceFind").Device(tensorflow::DEVICE_CPU), FindOp);
+REGISTER_KERNEL_BUILDER(Name("HeadraceFindOrInsert").Device(tensorflow::DEVICE_CPU), FindOrInsertOp);
+REGISTER_KERNEL_BUILDER(Name("HeadraceIdCounts").Device(tensorflow::DEVICE_CPU), CountsOp);
+REGISTER_KERNEL_BUILDER(Name("HeadraceIdState").Device(tensorflow::DEVICE_CPU), StateOp);
+REGISTER_KERNEL_BUILDER(Name("HeadraceRestoreIds").Device(tensorflow::DEVICE_CPU), RestoreOp);
+
+}  // namespace headrace

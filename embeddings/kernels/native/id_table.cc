@@ -1,0 +1,108 @@
+#include "id_table.h"
+
+#include <algorithm>
+#include <tuple>
+
+namespace headrace {
+
+void EntryMap::Place(const Entry& entry) {
+  uint64_t place = IdHash(entry.id) & mask_;
+  while (entries_[place].row != kNoRow) place = (place + 1) & mask_;
+  entries_[place] = entry;
+}
+
+void EntryMap::Insert(const Entry& entry) {
+  if (10 * (size_ + 1) > 7 * static_cast<int64_t>(entries_.size())) {
+    std::vector<Entry> before(std::max<size_t>(2 * entries_.size(), 8));
+    before.swap(entries_);
+    mask_ = entries_.size() - 1;
+    for (const Entry& old : before) {
+      if (old.row != kNoRow) Place(old);
+    }
+  }
+  Place(entry);
+  ++size_;
+}
+
+void EntryMap::Erase(int64_t id) {
+  uint64_t hole = IdHash(id) & mask_;
+  while (entries_[hole].id != id || entries_[hole].row == kNoRow) hole = (hole + 1) & mask_;
+  for (uint64_t next = (hole + 1) & mask_; entries_[next].row != kNoRow; next = (next + 1) & mask_) {
+    const uint64_t home = IdHash(entries_[next].id) & mask_;
+    if (((next - home) & mask_) >= ((next - hole) & mask_)) {  // it may move back to the hole
+      entries_[hole] = entries_[next];
+      hole = next;
+    }
+  }
+  entries_[hole].row = kNoRow;
+  --size_;
+}
+
+int Sketch::Add(uint64_t hash, int64_t count) {
+  uint8_t* of_id[kDepth];
+  int least = kMost;
+  for (int k = 0; k < kDepth; ++k) {
+    of_id[k] = &counters[SplitMix64(hash + 1 + k) % counters.size()];
+    least = std::min<int>(least, *of_id[k]);
+  }
+  const int seen = static_cast<int>(std::min<int64_t>(least + count, kMost));
+  for (uint8_t* counter : of_id) *counter = std::max<uint8_t>(*counter, seen);
+  counted += static_cast<uint32_t>(std::min<int64_t>(count, kMost));
+  if (counted >= counters.size() / 2) {
+    for (uint8_t& counter : counters) counter /= 2;
+    counted = 0;
+  }
+  return seen;
+}
+
+bool Bucket::Admits(const Policy& policy, Fresh* fresh, int64_t now) {
+  if (policy.admission == Admission::kFrequency) {
+    const int seen = sketch.Add(fresh->hash, fresh->count);
+    fresh->count = seen;
+    return seen >= policy.threshold;
+  }
+  if (policy.admission == Admission::kProbability) {
+    const uint64_t draw = SplitMix64(policy.key + fresh->hash) + static_cast<uint64_t>(now) * 0x9E3779B97F4A7C15ull;
+    for (int64_t k = 0; k < fresh->count; ++k) {
+      if ((SplitMix64(draw + k) >> 11) * 0x1p-53 < policy.probability) return true;
+    }
+    return false;
+  }
+  return true;
+}
+
+int64_t Bucket::MakeRoom(const Policy& policy, int64_t number, int64_t wanted, int64_t now,
+                         std::vector<uint32_t>* freed) {
+  std::vector<Entry> victims;
+  if (policy.eviction == Eviction::kTimeToLive) {
+    const int64_t period = std::max<int64_t>(policy.steps_to_live / 8, 1);
+    if (now % period == number % period) {  // some buckets at each step
+      for (const Entry& entry : entries.places()) {
+        if (entry.row != kNoRow && entry.last_seen + policy.steps_to_live <= now) victims.push_back(entry);
+      }
+      std::sort(victims.begin(), victims.end(), [](const Entry& a, const Entry& b) { return a.id < b.id; });
+    }
+  }
+  const int64_t capacity = policy.capacity ? policy.capacity / policy.buckets() : INT64_MAX;
+  const bool by_use = policy.eviction == Eviction::kLeastRecentlyUsed || policy.eviction == Eviction::kLeastFrequentlyUsed;
+  if (by_use && entries.size() + wanted > capacity) {
+    for (const Entry& entry : entries.places()) {
+      if (entry.row != kNoRow && entry.last_seen != now) victims.push_back(entry);
+    }
+    const bool recent = policy.eviction == Eviction::kLeastRecentlyUsed;
+    std::sort(victims.begin(), victims.end(), [recent](const Entry& a, const Entry& b) {
+      return recent ? std::tie(a.last_seen, a.frequency, a.id) < std::tie(b.last_seen, b.frequency, b.id)
+                    : std::tie(a.frequency, a.last_seen, a.id) < std::tie(b.frequency, b.last_seen, b.id);
+    });
+    // a sixteenth more than is needed, so that not every step has to sort
+    const int64_t most = entries.size() + std::min(wanted, capacity) - capacity + capacity / 16;
+    if (most < static_cast<int64_t>(victims.size())) victims.resize(std::max<int64_t>(most, 0));
+  }
+  for (const Entry& victim : victims) {
+    entries.Erase(victim.id);
+    freed->push_back(victim.row);
+  }
+  return std::min(wanted, capacity - entries.size());
+}
+
+}  // namespace headrace

@@ -1,0 +1,114 @@
+// Which ids have a row, and which row: a hash table of buckets, each a world of its own, with what admission and
+// eviction must know. Its twin is embeddings/kernels/reference_ids.py.
+#ifndef HEADRACE_ID_TABLE_H_
+#define HEADRACE_ID_TABLE_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "hashing.h"
+
+namespace headrace {
+
+constexpr uint32_t kNoRow = UINT32_MAX;
+constexpr uint32_t kOutOfVocabulary = 0;  // the row of ids that have none
+
+struct Entry {
+  int64_t id;
+  uint32_t row = kNoRow;  // free place
+  uint32_t frequency;
+  uint32_t last_seen;
+};
+
+// Linear probing; places are freed by shifting back, so that no tombstone is left.
+class EntryMap {
+ public:
+  Entry* Find(int64_t id, uint64_t hash) {
+    if (entries_.empty()) return nullptr;
+    for (uint64_t place = hash & mask_;; place = (place + 1) & mask_) {
+      Entry& entry = entries_[place];
+      if (entry.row == kNoRow) return nullptr;
+      if (entry.id == id) return &entry;
+    }
+  }
+
+  void Prefetch(uint64_t hash) const {
+    if (!entries_.empty()) __builtin_prefetch(&entries_[hash & mask_], 1, 3);
+  }
+
+  void Insert(const Entry& entry);
+  void Erase(int64_t id);
+
+  int64_t size() const { return size_; }
+  const std::vector<Entry>& places() const { return entries_; }
+
+ private:
+  void Place(const Entry& entry);
+
+  std::vector<Entry> entries_;
+  uint64_t mask_ = 0;
+  int64_t size_ = 0;
+};
+
+// How often ids came that have no row, approximately: a count-min sketch with conservative update (Estan and Varghese,
+// ACM TOCS 2003). After half as many counts as it has counters they are all halved, so that it forgets (TinyLFU, Einziger
+// et al., ACM TOS 2017).
+struct Sketch {
+  static constexpr int kDepth = 4;
+  static constexpr int kMost = 255;
+
+  std::vector<uint8_t> counters;
+  uint32_t counted = 0;
+
+  // Adds `count` to an id's and returns how often it came.
+  int Add(uint64_t hash, int64_t count);
+};
+
+enum class Admission { kAll, kFrequency, kProbability };
+enum class Eviction { kNone, kTimeToLive, kLeastRecentlyUsed, kLeastFrequentlyUsed };
+
+struct Policy {
+  Admission admission = Admission::kAll;
+  int64_t threshold = 0, counters = 0;
+  double probability = 1.0;
+  Eviction eviction = Eviction::kNone;
+  int64_t steps_to_live = 0;
+  int64_t capacity = 0;  // 0: none
+  int bucket_bits = 0;
+  uint64_t key = 0;
+
+  int64_t buckets() const { return int64_t{1} << bucket_bits; }
+};
+
+struct Fresh {  // an id without a row that came in this step
+  int64_t id;
+  uint64_t hash;
+  int64_t count;
+  uint32_t row;
+};
+
+inline uint64_t IdHash(int64_t id) { return SplitMix64(static_cast<uint64_t>(id)); }
+
+class Bucket {
+ public:
+  explicit Bucket(const Policy& policy) {
+    if (policy.admission == Admission::kFrequency) {
+      sketch.counters.resize(std::max<int64_t>(policy.counters / policy.buckets(), 16));
+    }
+  }
+
+  // Whether an id without a row, that came `count` times in step `now`, gets one.
+  bool Admits(const Policy& policy, Fresh* fresh, int64_t now);
+
+  // Makes room for `wanted` ids by eviction, and evicts what is due besides; never what came in step `now`. Rows that are
+  // free again are appended. Returns for how many there is room.
+  int64_t MakeRoom(const Policy& policy, int64_t number, int64_t wanted, int64_t now, std::vector<uint32_t>* freed);
+
+  EntryMap entries;
+  Sketch sketch;
+};
+
+}  // namespace headrace
+
+#endif  // HEADRACE_ID_TABLE_H_
