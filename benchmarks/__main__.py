@@ -1,4 +1,4 @@
-"""`python -m benchmarks SUITE [--json FILE] [--quick]`."""
+"""`python -m benchmarks SUITE [--json FILE] [--plots FOLDER] [--quick]`."""
 
 from __future__ import annotations
 
@@ -24,13 +24,28 @@ def _embeddings(quick: bool) -> Report:
     return run(quick)
 
 
-SUITES: dict[str, Callable[[bool], Report]] = {"embeddings": _embeddings}
+def _inputs(quick: bool) -> Report:
+    from benchmarks.inputs_suite import run
+
+    return run(quick)
+
+
+def _training(quick: bool) -> Report:
+    from benchmarks.training_suite import run
+
+    return run(quick)
+
+
+SUITES: dict[str, Callable[[bool], Report]] = {"embeddings": _embeddings, "training": _training, "inputs": _inputs}
 
 
 @app.command()
 def measure(
     suite: Annotated[str, typer.Argument(help=f"One of: {', '.join(SUITES)}; or all.", metavar="SUITE")],
     json: Annotated[Path | None, typer.Option(help="Write the figures here.", metavar="FILE")] = None,
+    plots: Annotated[
+        Path | None, typer.Option(help="Draw the curves of a suite into this folder, as PNG.", metavar="FOLDER")
+    ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Tiny sizes, to see that it runs: no figure to quote.")
     ] = False,
@@ -40,11 +55,18 @@ def measure(
         raise UserError(f"there is no benchmark suite '{suite}': {nearest(suite, [*SUITES, 'all'])}")
     if json is not None and json.is_dir():
         raise UserError(f"{json}: this is a folder; --json wants the name of a file.")
+    if plots is not None and plots.exists() and not plots.is_dir():
+        raise UserError(f"{plots}: this is a file; --plots wants the name of a folder.")
     console = Console(width=None if sys.stdout.isatty() else 132)  # a pipe has no width of its own
     reports = []
     for name in SUITES if suite == "all" else [suite]:
         reports.append(SUITES[name](quick))
         reports[-1].show(console)
+    if plots is not None:
+        from benchmarks.plots import draw_curves
+
+        for file in draw_curves(reports, plots):
+            console.print(f"plot: {file}", highlight=False, soft_wrap=True)
     if json is not None:
         write_json(json, reports[0].document() if suite != "all" else _joined(reports))
         console.print(f"figures: {json}", highlight=False, soft_wrap=True)

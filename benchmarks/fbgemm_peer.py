@@ -1,9 +1,9 @@
 """FBGEMM's CPU table-batched embedding (TorchRec's kernel), driven over JSON lines. Runs in the peers' environment.
 
-Questions: {} -> versions; {"optimizer", "learning_rate", "vocabulary_size", "ids" (npy [batches, B, F] int64),
-"gradient" (npy [B, F, dim] float32), "epsilon", "initial_accumulator"} -> {}: a table of zeros is made; {"batch": k} ->
-{"seconds"}: one step on batch k; {"rows": k, "file": path} -> {}: the vectors [B, F, dim] of batch k, written as npy;
-{"release"} -> {}: its memory is given back.
+Questions: {} -> versions; {"optimizer", "learning_rate", "rows", "ids" (npy [batches, n] int64, each batch's feature by
+feature), "offsets" (npy [F * B + 1] int64 into it), "gradient" (npy [B, F, dim] float32), "epsilon",
+"initial_accumulator"} -> {}: a table of zeros is made; {"batch": k} -> {"seconds"}: one step on batch k; {"vectors": k,
+"file": path} -> {}: the vectors [B, F, dim] of batch k, written as npy; {"release"} -> {}: its memory is given back.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class Step:
         ids = np.load(question["ids"], allow_pickle=False)
         gradient = np.load(question["gradient"], allow_pickle=False)
         self._shape = gradient.shape  # [B, F, dim]
-        rows, features, dim = self._shape
+        size, features, dim = self._shape
         options = {"eps": 0.0} if question["optimizer"] == "sgd" else {"eps": question["epsilon"]}
         self._table = SplitTableBatchedEmbeddingBagsCodegen(
-            [(question["vocabulary_size"], dim, EmbeddingLocation.HOST, ComputeDevice.CPU)],
+            [(question["rows"], dim, EmbeddingLocation.HOST, ComputeDevice.CPU)],
             feature_table_map=[0] * features,
             optimizer=_OPTIMIZERS[question["optimizer"]],
             learning_rate=question["learning_rate"],
@@ -50,10 +50,9 @@ class Step:
         for state in self._table.split_optimizer_states():
             for slot in state:
                 slot.fill_(question["initial_accumulator"])
-        # FBGEMM reads ids feature by feature
-        self._ids = [torch.from_numpy(np.ascontiguousarray(batch.T).reshape(-1)) for batch in ids]
-        self._offsets = torch.arange(rows * features + 1)
-        self._gradient = torch.from_numpy(gradient.reshape(rows, features * dim))
+        self._ids = [torch.from_numpy(batch) for batch in ids]
+        self._offsets = torch.from_numpy(np.load(question["offsets"], allow_pickle=False))
+        self._gradient = torch.from_numpy(gradient.reshape(size, features * dim))
 
     def run(self, batch: int) -> float:
         """Seconds of one step."""
@@ -61,7 +60,7 @@ class Step:
         self._table(self._ids[batch], self._offsets).backward(self._gradient)
         return time.perf_counter() - start
 
-    def rows(self, batch: int) -> np.ndarray:
+    def vectors(self, batch: int) -> np.ndarray:
         """[B, F, dim] float32."""
         with torch.no_grad():
             return self._table(self._ids[batch], self._offsets).numpy().reshape(self._shape)
@@ -76,9 +75,9 @@ def main() -> None:
             step = Step(question)
         elif "release" in question:
             step = None
-        elif "rows" in question:
+        elif "vectors" in question:
             assert step
-            np.save(question["file"], step.rows(question["rows"]))
+            np.save(question["file"], step.vectors(question["vectors"]))
         elif "batch" in question:
             assert step
             answer = {"seconds": step.run(question["batch"])}

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
-EXPONENT = 1.05  # of the Zipf law: click logs lie between 1.0 and 1.2
 _STRIDE = 2_654_435_761  # scatters neighbours in popularity over the table (Knuth's multiplicative hash)
+
+Draw = Callable[[np.random.Generator, tuple[int, ...], int], np.ndarray]
 
 
 def uniform_ids(generator: np.random.Generator, shape: tuple[int, ...], vocabulary_size: int) -> np.ndarray:
@@ -15,10 +18,12 @@ def uniform_ids(generator: np.random.Generator, shape: tuple[int, ...], vocabula
     return generator.integers(0, vocabulary_size, shape)
 
 
-def skewed_ids(generator: np.random.Generator, shape: tuple[int, ...], vocabulary_size: int) -> np.ndarray:
-    """int64, the k-th most popular id with probability proportional to k ** -EXPONENT; popularity is spread over the
-    table."""
-    shares = np.cumsum(np.arange(1, vocabulary_size + 1, dtype=np.float64) ** -EXPONENT)
+def zipf_ids(
+    generator: np.random.Generator, shape: tuple[int, ...], vocabulary_size: int, exponent: float
+) -> np.ndarray:
+    """int64, the k-th most popular id with probability proportional to k ** -exponent over the whole vocabulary; ranks
+    are scattered over ids by a fixed permutation."""
+    shares = np.cumsum(np.arange(1, vocabulary_size + 1, dtype=np.float64) ** -exponent)
     ranks = np.searchsorted(shares, generator.random(shape) * shares[-1])
     stride = _STRIDE
     while math.gcd(stride, vocabulary_size) != 1:  # a bijection of the ids
@@ -26,4 +31,8 @@ def skewed_ids(generator: np.random.Generator, shape: tuple[int, ...], vocabular
     return np.minimum(ranks, vocabulary_size - 1) * stride % vocabulary_size
 
 
-DISTRIBUTIONS = {"uniform": uniform_ids, "skewed": skewed_ids}
+DISTRIBUTIONS: dict[str, Draw] = {
+    "uniform": uniform_ids,
+    "zipf105": partial(zipf_ids, exponent=1.05),
+    "zipf12": partial(zipf_ids, exponent=1.2),
+}

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from benchmarks.interleaved import Times
+
+
+@dataclass
+class Curves:
+    """Times over one quantity. series: by contender, seconds by the quantity's value."""
+
+    name: str
+    quantity: str
+    series: dict[str, dict[float, float]]
+
+    def add(self, value: float, times: Mapping[str, Times]) -> None:
+        for name, taken in times.items():
+            self.series.setdefault(name, {})[value] = taken.median
 
 
 @dataclass
@@ -20,6 +36,7 @@ class Report:
     table: Table
     metrics: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    curves: list[Curves] = field(default_factory=list)
 
     def show(self, console: Console) -> None:
         console.print(self.table)

@@ -40,6 +40,14 @@ class NativeKernels:
         """A new table of ids."""
         return NativeIdTable(self._module, policy)
 
+    def unique_by_owner(self, ids: tf.Tensor, owners: tf.Tensor, ranks: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """As `reference.unique_by_owner`."""
+        distinct, splits, places = self._module.headrace_unique_by_owner(ids=ids, owners=owners, ranks=ranks)
+        distinct.set_shape([None])
+        splits.set_shape([ranks + 1])
+        places.set_shape(ids.shape)
+        return distinct, splits, places
+
     def lookup(self, group: TableGroup, bags: list[Bag]) -> list[tf.Tensor]:
         """As `reference.lookup`."""
         outputs = self._module.headrace_lookup(

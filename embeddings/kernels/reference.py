@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from embeddings.config import TableConfig
-from embeddings.hashing import initial_rows, table_key
+from embeddings.hashing import initial_rows, splitmix64, table_key
 from embeddings.kernels.group import Bag, TableGroup
 from embeddings.kernels.reference_ids import ReferenceIdTable
 from embeddings.precision import rounded
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from embeddings.tables.identity import IdPolicy
 
 _BYTES_PER_CHUNK = 1 << 26
+_GROUP_BITS = 6  # as in kernels/native/unique.cc
 
 
 def new_rows(config: TableConfig) -> tf.Variable:
@@ -41,6 +42,37 @@ def new_slot(shape: tuple[int, ...], value: float, dtype: tf.DType, name: str) -
 def id_table(policy: IdPolicy) -> ReferenceIdTable:
     """A new table of ids."""
     return ReferenceIdTable(policy)
+
+
+def unique_by_owner(ids: tf.Tensor, owners: tf.Tensor, ranks: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """What an exchange sends: (distinct ids [u] int64, rank by rank; splits [ranks + 1] int64, where each rank's begin
+    and the last one's end; places [n] int64, where each of `ids` [n] int64 stands among the distinct).
+
+    owners: [buckets] int64, a power of two of them: the rank that holds each; an id's bucket is named by the first bits
+    of its hash. Among a rank's, ids are in the order of the first bits of their hash, then of first occurrence.
+
+    Raises:
+      tf.errors.InvalidArgumentError: buckets are no power of two, or an owner is no rank.
+    """
+    count = tf.size(owners)
+    good = tf.reduce_all((owners >= 0) & (owners < ranks))
+    power = tf.equal(tf.bitwise.bitwise_and(count, count - 1), 0)
+    checks = [
+        tf.debugging.Assert(power, ["owners: a power of two of buckets is wanted, not", count]),
+        tf.debugging.Assert(good, [f"owners: a bucket is given to a rank that is not among {ranks}", owners]),
+    ]
+    with tf.control_dependencies([check for check in checks if check is not None]):
+        distinct, places = tf.unique(ids, out_idx=tf.int64)
+    hashes = splitmix64(tf.cast(distinct, tf.uint64))
+    buckets = tf.cast(count, tf.int64)
+    # the first log2(buckets) bits of 32 that are enough for any number of buckets
+    upper = tf.cast(tf.bitwise.right_shift(hashes, tf.constant(32, tf.uint64)), tf.int64)
+    owner = tf.gather(owners, tf.bitwise.right_shift(upper * buckets, tf.constant(32, tf.int64)))
+    group = tf.cast(tf.bitwise.right_shift(hashes, tf.constant(64 - _GROUP_BITS, tf.uint64)), tf.int64)
+    order = tf.argsort(owner * (1 << _GROUP_BITS) + group, stable=True)
+    splits = tf.cumsum(tf.math.bincount(tf.cast(owner, tf.int32), minlength=ranks, dtype=tf.int64))
+    moved = tf.math.invert_permutation(tf.cast(order, tf.int64))
+    return tf.gather(distinct, order), tf.concat([[0], splits], 0), tf.gather(moved, places)
 
 
 def rows_of(table: Table, ids: tf.Tensor) -> tf.Tensor:

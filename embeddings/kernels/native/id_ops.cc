@@ -9,6 +9,7 @@
 #include "tensorflow/core/framework/shape_inference.h"
 
 #include "growing.h"
+#include "id_groups.h"
 #include "id_table.h"
 #include "precision.h"
 
@@ -117,12 +118,6 @@ struct NewRows {
   }
 };
 
-struct Ids {
-  const int64_t* ids;
-  int64_t* rows;
-  int64_t size;
-};
-
 class IdTable : public tensorflow::ResourceBase {
  public:
   explicit IdTable(const Policy& policy) : policy_(policy) {
@@ -145,7 +140,7 @@ class IdTable : public tensorflow::ResourceBase {
         for (int64_t i = begin; i < end; ++i) {
           const uint64_t hash = hashes[i % kAhead];
           const Entry* entry = buckets_[BucketOf(hash)].entries.Find(feature.ids[i], hash);
-          feature.rows[i] = entry ? entry->row : kOutOfVocabulary;
+          feature.found[i] = entry ? entry->row : kOutOfVocabulary;
           if (i + kAhead < end) fetch(i + kAhead);
         }
       });
@@ -158,12 +153,11 @@ class IdTable : public tensorflow::ResourceBase {
   Status FindOrInsert(const std::vector<Ids>& features, ThreadPool* pool, GrowTo grow) {
     tensorflow::mutex_lock lock(mutex_);
     const int64_t now = ++counts_[kStep];
-    int64_t total = 0;
-    for (const Ids& feature : features) total += feature.size;
-    const std::vector<Place> places = Grouped(features, total, pool);
-    std::vector<Group> groups(Groups());
-    pool->ParallelFor(Groups(), (total / Groups() + 1) * 60, [&](int64_t begin, int64_t end) {
-      for (int64_t g = begin; g < end; ++g) FindAndAdmit(&places[starts_[g]], &places[starts_[g + 1]], g, now, &groups[g]);
+    const IdGroups by_hash(features, GroupBits(), pool);
+    const int64_t cost = by_hash.total() / by_hash.size() + 1;
+    std::vector<Group> groups(by_hash.size());
+    pool->ParallelFor(by_hash.size(), cost * 60, [&](int64_t begin, int64_t end) {
+      for (int64_t g = begin; g < end; ++g) FindAndAdmit(by_hash.begin(g), by_hash.end(g), g, now, &groups[g]);
     });
 
     // Rows are numbered in the order of groups, whichever thread did them.
@@ -188,7 +182,7 @@ class IdTable : public tensorflow::ResourceBase {
     NewRows made;
     made.key = policy_.key;
     TF_RETURN_IF_ERROR(grow(next_row_, &made));
-    pool->ParallelFor(Groups(), (total / Groups() + 1) * 10, [&](int64_t begin, int64_t end) {
+    pool->ParallelFor(by_hash.size(), cost * 10, [&](int64_t begin, int64_t end) {
       for (int64_t g = begin; g < end; ++g) Insert(groups[g], static_cast<uint32_t>(now), made);
     });
     return tensorflow::OkStatus();
@@ -237,14 +231,7 @@ class IdTable : public tensorflow::ResourceBase {
   }
 
  private:
-  static constexpr int64_t kIdsPerChunk = 8192;
   static constexpr int kMostGroupBits = 6;
-
-  // An id and where its row is to be written.
-  struct Place {
-    int64_t id;
-    int64_t* row;
-  };
 
   // What a step found in the buckets of one group.
   struct Group {
@@ -254,55 +241,10 @@ class IdTable : public tensorflow::ResourceBase {
     int64_t rejected = 0;
   };
 
-  int64_t BucketOf(uint64_t hash) const { return policy_.bucket_bits ? hash >> (64 - policy_.bucket_bits) : 0; }
+  int64_t BucketOf(uint64_t hash) const { return Upper(hash, policy_.bucket_bits); }
   int GroupBits() const { return std::min(policy_.bucket_bits, kMostGroupBits); }
-  int64_t Groups() const { return int64_t{1} << GroupBits(); }
-  int64_t GroupOf(uint64_t hash) const { return GroupBits() ? hash >> (64 - GroupBits()) : 0; }
 
-  // All ids by group of buckets, in the order they came; `starts_` says where each group begins.
-  std::vector<Place> Grouped(const std::vector<Ids>& features, int64_t total, ThreadPool* pool) {
-    struct Chunk {
-      const int64_t* ids;
-      int64_t* rows;
-      int64_t size;
-    };
-    std::vector<Chunk> chunks;
-    for (const Ids& feature : features) {
-      for (int64_t at = 0; at < feature.size; at += kIdsPerChunk) {
-        chunks.push_back({feature.ids + at, feature.rows + at, std::min(kIdsPerChunk, feature.size - at)});
-      }
-    }
-    const int64_t groups = Groups(), count = static_cast<int64_t>(chunks.size());
-    std::vector<int64_t> where(count * groups, 0);
-    pool->ParallelFor(count, kIdsPerChunk * 4, [&](int64_t begin, int64_t end) {
-      for (int64_t c = begin; c < end; ++c) {
-        for (int64_t i = 0; i < chunks[c].size; ++i) ++where[c * groups + GroupOf(IdHash(chunks[c].ids[i]))];
-      }
-    });
-    starts_.assign(groups + 1, 0);
-    int64_t place = 0;
-    for (int64_t g = 0; g < groups; ++g) {
-      starts_[g] = place;
-      for (int64_t c = 0; c < count; ++c) {
-        const int64_t here = where[c * groups + g];
-        where[c * groups + g] = place;
-        place += here;
-      }
-    }
-    starts_[groups] = place;
-    std::vector<Place> places(total + 1);
-    pool->ParallelFor(count, kIdsPerChunk * 8, [&](int64_t begin, int64_t end) {
-      for (int64_t c = begin; c < end; ++c) {
-        for (int64_t i = 0; i < chunks[c].size; ++i) {
-          const int64_t id = chunks[c].ids[i];
-          places[where[c * groups + GroupOf(IdHash(id))]++] = {id, chunks[c].rows + i};
-        }
-      }
-    });
-    return places;
-  }
-
-  void FindAndAdmit(const Place* begin, const Place* end, int64_t number, int64_t now, Group* group) {
+  void FindAndAdmit(const IdGroups::Place* begin, const IdGroups::Place* end, int64_t number, int64_t now, Group* group) {
     constexpr int64_t kAhead = 16;
     uint64_t hashes[kAhead];
     const int64_t size = end - begin;
@@ -310,8 +252,8 @@ class IdTable : public tensorflow::ResourceBase {
       hashes[i % kAhead] = IdHash(begin[i].id);
       buckets_[BucketOf(hashes[i % kAhead])].entries.Prefetch(hashes[i % kAhead]);
     };
-    thread_local std::vector<uint32_t> numbers;  // by hash, of distinct missing ids
-    uint64_t mask = 0;
+    thread_local DistinctIds missing;
+    bool begun = false;
     for (int64_t i = 0; i < std::min(kAhead, size); ++i) fetch(i);
     for (int64_t i = 0; i < size; ++i) {
       const uint64_t hash = hashes[i % kAhead];
@@ -320,23 +262,15 @@ class IdTable : public tensorflow::ResourceBase {
       if (entry != nullptr) {
         entry->frequency += entry->frequency != UINT32_MAX;
         entry->last_seen = static_cast<uint32_t>(now);
-        *begin[i].row = entry->row;
+        *begin[i].found = entry->row;
         continue;
       }
-      if (mask == 0) {
-        uint64_t room = 16;
-        while (room < 2 * static_cast<uint64_t>(size)) room *= 2;
-        numbers.assign(room, kNoRow);
-        mask = room - 1;
-      }
-      uint64_t at = hash & mask;
-      while (numbers[at] != kNoRow && group->fresh[numbers[at]].id != begin[i].id) at = (at + 1) & mask;
-      if (numbers[at] == kNoRow) {
-        numbers[at] = static_cast<uint32_t>(group->fresh.size());
-        group->fresh.push_back({begin[i].id, hash, 0, kNoRow});
-      }
-      ++group->fresh[numbers[at]].count;
-      group->missing.push_back({begin[i].row, numbers[at]});
+      if (!begun) missing.Begin(size - i);
+      begun = true;
+      const auto [place, fresh] = missing.Number(begin[i].id, hash);
+      if (fresh) group->fresh.push_back({begin[i].id, hash, 0, kNoRow});
+      ++group->fresh[place].count;
+      group->missing.push_back({begin[i].found, place});
     }
     Admit(number, now, group);
   }
@@ -387,7 +321,6 @@ class IdTable : public tensorflow::ResourceBase {
   const Policy policy_;
   tensorflow::mutex mutex_;
   std::vector<Bucket> buckets_;
-  std::vector<int64_t> starts_;
   std::vector<uint32_t> free_rows_;
   int64_t next_row_ = 1;  // row 0 is that of ids without one
   int64_t counts_[kCounts] = {0};

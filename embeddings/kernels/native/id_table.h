@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "hashing.h"
+#include "id_groups.h"
 
 namespace headrace {
 
@@ -87,8 +87,6 @@ struct Fresh {  // an id without a row that came in this step
   int64_t count;
   uint32_t row;
 };
-
-inline uint64_t IdHash(int64_t id) { return SplitMix64(static_cast<uint64_t>(id)); }
 
 class Bucket {
  public:

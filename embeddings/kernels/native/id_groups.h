@@ -1,0 +1,120 @@
+// Ids grouped by their hash, so that threads never share one.
+#ifndef HEADRACE_ID_GROUPS_H_
+#define HEADRACE_ID_GROUPS_H_
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "tensorflow/core/lib/core/threadpool.h"
+
+#include "hashing.h"
+
+namespace headrace {
+
+inline uint64_t IdHash(int64_t id) { return SplitMix64(static_cast<uint64_t>(id)); }
+
+// The first bits of a hash.
+inline int64_t Upper(uint64_t hash, int bits) { return bits ? static_cast<int64_t>(hash >> (64 - bits)) : 0; }
+
+// Some ids, and where what is found for each is to be written.
+struct Ids {
+  const int64_t* ids;
+  int64_t* found;
+  int64_t size;
+};
+
+// All ids by the first `bits` of their hash, within a group in the order they came, however many threads there are.
+class IdGroups {
+ public:
+  struct Place {
+    int64_t id;
+    int64_t* found;
+  };
+
+  IdGroups(const std::vector<Ids>& pieces, int bits, tensorflow::thread::ThreadPool* pool) : bits_(bits) {
+    std::vector<Ids> chunks;
+    int64_t total = 0;
+    for (const Ids& piece : pieces) {
+      for (int64_t at = 0; at < piece.size; at += kIdsPerChunk) {
+        chunks.push_back({piece.ids + at, piece.found + at, std::min(kIdsPerChunk, piece.size - at)});
+      }
+      total += piece.size;
+    }
+    const int64_t count = static_cast<int64_t>(chunks.size());
+    std::vector<int64_t> where(count * size(), 0);  // [chunk, group]: first how many, then where
+    pool->ParallelFor(count, kIdsPerChunk * 4, [&](int64_t begin, int64_t end) {
+      for (int64_t c = begin; c < end; ++c) {
+        for (int64_t i = 0; i < chunks[c].size; ++i) ++where[c * size() + Upper(IdHash(chunks[c].ids[i]), bits_)];
+      }
+    });
+    int64_t place = 0;
+    for (int64_t g = 0; g < size(); ++g) {
+      starts_.push_back(place);
+      for (int64_t c = 0; c < count; ++c) {
+        const int64_t here = where[c * size() + g];
+        where[c * size() + g] = place;
+        place += here;
+      }
+    }
+    starts_.push_back(place);
+    places_.resize(total + 1);  // one more, so that an end has an address
+    pool->ParallelFor(count, kIdsPerChunk * 8, [&](int64_t begin, int64_t end) {
+      for (int64_t c = begin; c < end; ++c) {
+        for (int64_t i = 0; i < chunks[c].size; ++i) {
+          const int64_t id = chunks[c].ids[i];
+          places_[where[c * size() + Upper(IdHash(id), bits_)]++] = {id, chunks[c].found + i};
+        }
+      }
+    });
+  }
+
+  int64_t size() const { return int64_t{1} << bits_; }
+  int64_t total() const { return starts_.back(); }
+  const Place* begin(int64_t group) const { return &places_[starts_[group]]; }
+  const Place* end(int64_t group) const { return &places_[starts_[group + 1]]; }
+
+ private:
+  static constexpr int64_t kIdsPerChunk = 8192;
+
+  const int bits_;
+  std::vector<int64_t> starts_;
+  std::vector<Place> places_;
+};
+
+// Numbers distinct ids from 0 in the order they first come. One for each thread, begun anew for each group.
+class DistinctIds {
+ public:
+  void Begin(int64_t most) {
+    uint64_t room = 16;
+    while (room < 2 * static_cast<uint64_t>(most)) room *= 2;
+    numbers_.assign(room, kFree);
+    mask_ = room - 1;
+    ids_.clear();
+  }
+
+  // The id's number, and whether it is new.
+  std::pair<uint32_t, bool> Number(int64_t id, uint64_t hash) {
+    uint64_t at = hash & mask_;
+    while (numbers_[at] != kFree && ids_[numbers_[at]] != id) at = (at + 1) & mask_;
+    const bool fresh = numbers_[at] == kFree;
+    if (fresh) {
+      numbers_[at] = static_cast<uint32_t>(ids_.size());
+      ids_.push_back(id);
+    }
+    return {numbers_[at], fresh};
+  }
+
+  const std::vector<int64_t>& ids() const { return ids_; }
+
+ private:
+  static constexpr uint32_t kFree = UINT32_MAX;
+
+  std::vector<uint32_t> numbers_;  // by hash
+  std::vector<int64_t> ids_;
+  uint64_t mask_ = 0;
+};
+
+}  // namespace headrace
+
+#endif  // HEADRACE_ID_GROUPS_H_
