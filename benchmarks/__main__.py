@@ -36,7 +36,18 @@ def _training(quick: bool) -> Report:
     return run(quick)
 
 
-SUITES: dict[str, Callable[[bool], Report]] = {"embeddings": _embeddings, "training": _training, "inputs": _inputs}
+def _open_vocabulary(quick: bool) -> Report:
+    from benchmarks.open_vocabulary_suite import run
+
+    return run(quick)
+
+
+SUITES: dict[str, Callable[[bool], Report]] = {
+    "embeddings": _embeddings,
+    "open_vocabulary": _open_vocabulary,
+    "training": _training,
+    "inputs": _inputs,
+}
 
 
 @app.command()

@@ -17,7 +17,7 @@ from benchmarks.contenders import Contender, HeadraceStep, KerasStep, TwinStep
 from benchmarks.id_tables import add_id_tables
 from benchmarks.interleaved import Times, interleave
 from benchmarks.machine import available_memory, describe
-from benchmarks.peers import Peer, PeerMissing
+from benchmarks.peers import Peer, PeerMissing, peers_command
 from benchmarks.problem import Problem, draw
 from benchmarks.report import Curves, Report
 from benchmarks.threads import times_by_threads
@@ -154,11 +154,11 @@ class _Arena:
 
 
 def memory_wanted(problem: Problem, names: Sequence[str]) -> float:
-    """Bytes of the contenders' tables and slots, of the copy that TensorFlow makes of a new variable, and a reserve."""
+    """Bytes of the contenders' tables and slots, of the copies that are made of a new table, and a reserve."""
     slot = {"rowwise_adagrad": 0, "adagrad": 1, "sgd": 0}[problem.optimizer]  # in tables
     keras = 1 if problem.optimizer == "sgd" else 2
     tables = sum(keras if name == "keras" else 1 + slot for name in names)
-    copies = 1 if {"keras", "twin"} & set(names) else 0
+    copies = 2 if {"keras", "twin", "fbgemm"} & set(names) else 0
     return (tables + copies) * problem.rows * problem.dim * _FLOAT + _RESERVE
 
 
@@ -167,8 +167,8 @@ def _one_hot(arena: _Arena) -> None:
     shape = (sizes.batch, sizes.features, sizes.dim)
     for distribution in ("uniform", "zipf105", "zipf12"):
         problem = draw(distribution, sizes.rows, shape, sizes.batches)
-        times = arena.times(_Case(distribution, problem, ["headrace", "twin", "keras", "fbgemm", "floor"]))
-        metrics.update(_ratios("step", distribution, times))
+        for name, peers in ((distribution, ["fbgemm", "floor"]), (f"{distribution}, TensorFlow's", ["twin", "keras"])):
+            metrics.update(_ratios("step", distribution, arena.times(_Case(name, problem, ["headrace", *peers]))))
     for optimizer in ("adagrad", "sgd"):
         problem = draw("uniform", sizes.rows_of_sweeps, shape, sizes.batches, optimizer)
         times = arena.times(_Case(f"uniform.{optimizer}", problem, ["headrace", "twin", "keras", "fbgemm"]))
@@ -263,7 +263,7 @@ def _protocol(sizes: Sizes, quick: bool) -> dict[str, Any]:
 
 def _fbgemm(stack: ExitStack, report: Report) -> Peer | None:
     try:
-        peer = stack.enter_context(Peer(fbgemm.PROGRAM, "FBGEMM"))
+        peer = stack.enter_context(Peer(peers_command(fbgemm.PROGRAM), "FBGEMM"))
     except PeerMissing as reason:
         report.notes.append(str(reason))
         return None

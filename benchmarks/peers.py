@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from foundation.errors import UserError
 
-PYTHON = Path(__file__).parents[1] / ".venv-peers" / "bin" / "python"
+ROOT = Path(__file__).parents[1]
+PYTHON = ROOT / ".venv-peers" / "bin" / "python"
+
+
+def peers_command(program: Path) -> list[str]:
+    """Runs a program with the peers' Python; isolated: neither this package's modules nor the caller's PYTHONPATH shadow
+    what a peer imports."""
+    return [str(PYTHON), "-I", "-W", "ignore", str(program)]
 
 
 class PeerMissing(UserError):
@@ -19,18 +28,20 @@ class PeerMissing(UserError):
 class Peer:
     """A child process that answers each JSON line on its stdin with one on its stdout. A context manager."""
 
-    def __init__(self, program: Path, what: str) -> None:
-        """Starts it. program: run by the peers' Python. what: the peer's name, for messages.
+    def __init__(self, command: Sequence[str], what: str, environment: Mapping[str, str] | None = None) -> None:
+        """Starts it. what: its name, for messages. environment: variables besides this process' own.
 
         Raises:
-          PeerMissing: there is no such environment, or the peer does not load in it.
+          PeerMissing: there is no such program, or it does not load.
         """
         self._what = what
-        if not PYTHON.exists():
-            raise PeerMissing(f"{what} was not measured: there is no {PYTHON.parents[1].name} (`make peers` makes it)")
+        if not Path(command[0]).exists():
+            folder = Path(command[0]).parents[1].name
+            raise PeerMissing(f"{what} was not measured: there is no {folder} (`make peers` makes it)")
         self._process = subprocess.Popen(
-            # isolated: neither this package's modules nor the caller's PYTHONPATH shadow what a peer imports
-            [str(PYTHON), "-I", "-W", "ignore", str(program)],
+            list(command),
+            cwd=ROOT,
+            env={**os.environ, **(environment or {})},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

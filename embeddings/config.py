@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from embeddings.optimizers import OPTIMIZERS, RowWiseAdagrad, SparseOptimizer, optimizer_from
-from embeddings.precision import PRECISIONS, Precision
 from embeddings.tables.admission import Admission
 from embeddings.tables.eviction import Eviction, LeastFrequentlyUsed, LeastRecentlyUsed
+from foundation.precision import PRECISIONS, Precision
 
 Combiner = Literal["sum", "mean", "sqrtn"]
 KERAS_SCALE = 0.05
+_NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_./-]*")  # what TensorFlow takes for a scope, which a SavedModel needs
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,10 @@ class TableConfig:
     capacity: int | None = None
 
     def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(
+                f"table '{self.name}': a name begins with a letter or digit and goes on with letters, digits and _ . - /"
+            )
         if self.dim < 1 or (self.vocabulary_size is not None and self.vocabulary_size < 1):
             raise ValueError(f"table '{self.name}': vocabulary_size and dim are at least 1")
         self._check_policies()

@@ -23,6 +23,9 @@ class ShardedEmbedding(keras.layers.Layer):
     Input by feature name: ids [B], [B, L], RaggedTensor or SparseTensor, any integer dtype, or a pair (ids, weights).
     Output: [B, dim], or with combiner None one vector per id, ragged where the ids were.
 
+    A table whose vocabulary_size is None is dynamic: with training=True it gives new ids a row (`embeddings.tables`);
+    otherwise, and where an id is not admitted, they share the table's row 0.
+
     Every variable exists after construction. The tables are not trainable weights: when a gradient is asked through
     the layer, the backward pass applies each table's own optimizer to the rows that were looked up, summed over their
     occurrences. The idiom is TPUEmbedding's gradient trap: a scalar weight stands among the trainable ones so that a
@@ -117,8 +120,12 @@ class ShardedEmbedding(keras.layers.Layer):
         """The rows of one table."""
         return self._tables[name].rows
 
+    def held(self, name: str) -> StaticTable | DynamicTable:
+        """A table with all that belongs to it: `rows`, `slots`, `updates`."""
+        return self._tables[name]
+
     def vocabulary(self, name: str) -> Vocabulary:
-        """The ids and rows of a dynamic table, by id: static from now on, to be looked up, exported or written."""
+        """The ids and rows of a dynamic table, by id: static from now on, to be looked up or exported."""
         table = self._tables[name]
         if not isinstance(table, DynamicTable):
             raise ValueError(f"table '{name}' is static: its ids are 0 to {table.config.vocabulary_size} - 1")

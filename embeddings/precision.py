@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from embeddings.hashing import splitmix64
 from foundation.tf import tf
-
-Precision = Literal["float32", "bfloat16", "float16"]
-PRECISIONS = ("float32", "bfloat16", "float16")
 
 _LARGEST_HALF = 65504.0
 

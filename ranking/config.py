@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from foundation.config import Config
 from foundation.errors import UserError, nearest
+from foundation.precision import Precision
 from inputs.schema import Label
 
 ObjectiveKind = Literal["binary", "regression", "duration"]
@@ -75,7 +76,8 @@ class RankingConfig(Config):
     means `position` where the dataset has it. bias_units: its hidden layer. bias_dropout: share of rows whose
     position is withheld in training. id_dropout: share of user and of item ids hidden in training, so that what is
     unknown can be ranked by its features. batch_size: rows (whole lists are kept together). epochs: at most so many
-    passes. patience: training stops after so many in a row without a better validation NDCG.
+    passes. patience: training stops after so many in a row without a better validation NDCG. embedding_precision: how
+    the tables' rows are stored; in 16 bits they are rounded stochastically.
     """
 
     dim: int = Field(32, ge=1)
@@ -92,6 +94,7 @@ class RankingConfig(Config):
     epochs: int = Field(3, ge=1)
     patience: int = Field(2, ge=1)
     embedding_learning_rate: float = Field(0.1, gt=0)
+    embedding_precision: Precision = "float32"
     learning_rate: float = Field(0.002, gt=0)
 
     @model_validator(mode="after")

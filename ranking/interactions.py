@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from embeddings import FeatureConfig, RowWiseAdagrad, TableConfig
 from foundation.tf import tf
 from inputs.entities import FeatureSpec
 from inputs.schema import ITEM, USER
@@ -49,19 +48,6 @@ class Interactions:
             product = tf.gather(vectors[query], list_of_row) * vectors[item]
             parts += [product, tf.reduce_sum(product, axis=1, keepdims=True)]
         return tf.concat(parts, axis=1)
-
-
-def embedding_features(features: Specs, dim: int, learning_rate: float, seed: int) -> dict[str, FeatureConfig]:
-    """What `ShardedEmbedding` needs: one table per `FeatureSpec.table`, shared by the inputs that name it; bags are
-    averaged."""
-    tables = {
-        spec.table: TableConfig(
-            spec.table, spec.vocabulary_size, dim, optimizer=RowWiseAdagrad(learning_rate), seed=seed
-        )
-        for spec in features.values()
-        if spec.table
-    }
-    return {spec.name: FeatureConfig(tables[spec.table], "mean") for spec in features.values() if spec.table}
 
 
 def _width(spec: FeatureSpec, dim: int) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from embeddings import ShardedEmbedding
+from embeddings.feature_tables import tables_for
 from foundation.tf import keras, tf
 from inputs.entities import FeatureSpec
 from inputs.schema import ITEM, USER
@@ -15,7 +16,7 @@ from ranking.config import Objective, RankingConfig
 from ranking.dense import MLP, ListDense
 from ranking.draws import uniform
 from ranking.experts import MixtureOfExperts
-from ranking.interactions import Interactions, embedding_features
+from ranking.interactions import Interactions
 from ranking.listwise import ListwiseLoss
 from ranking.losses import inverse_link, pointwise_loss
 from ranking.value import ValueModel
@@ -54,7 +55,13 @@ class Ranker(keras.Model):
         self._value = ValueModel(config.objectives)
         self._interactions = Interactions(query_features, item_features, config.dim)
         self.embedding = ShardedEmbedding(
-            embedding_features({**query_features, **item_features}, config.dim, config.embedding_learning_rate, seed)
+            tables_for(
+                {**query_features, **item_features},
+                config.dim,
+                config.embedding_learning_rate,
+                seed,
+                config.embedding_precision,
+            )
         )
         widths, tasks = (self._interactions.query_width, self._interactions.row_width), len(config.objectives)
         self._experts = MixtureOfExperts(*widths, config.num_experts, config.expert_units, tasks, seed + 1_000)

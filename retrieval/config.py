@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from foundation.config import Config
+from foundation.precision import Precision
 
 
 class RetrievalConfig(Config):
@@ -12,7 +13,8 @@ class RetrievalConfig(Config):
 
     embedding_dim: of every table. units: hidden layer sizes of each tower. dim: of query and candidate vectors, the
     last of which is spent on the candidate's bias. learning_rate: of the dense weights (Adam). embedding_learning_rate:
-    of the tables (row-wise Adagrad); both fall to nothing along a cosine over the epochs. dropout: share of hidden
+    of the tables (row-wise Adagrad); both fall to nothing along a cosine over the epochs. embedding_precision: how the
+    tables' rows are stored; in 16 bits they are rounded stochastically. dropout: share of hidden
     units dropped in training. id_dropout: share of user and item ids hidden in training, so that what is unknown can be
     served from its features. batch_size: positives in a global batch, each the others' negatives. epochs: at most so
     many passes. patience: training stops after so many in a row without a better validation NDCG.
@@ -23,6 +25,7 @@ class RetrievalConfig(Config):
     dim: int = Field(64, ge=2)
     learning_rate: float = Field(0.001, gt=0)
     embedding_learning_rate: float = Field(0.05, gt=0)
+    embedding_precision: Precision = "float32"
     dropout: float = Field(0.1, ge=0, lt=1)
     id_dropout: float = Field(0.1, ge=0, lt=1)
     batch_size: int = Field(1024, ge=2)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from embeddings import FeatureConfig, RowWiseAdagrad, ShardedEmbedding, TableConfig
+from embeddings import ShardedEmbedding
+from embeddings.feature_tables import tables_for
 from foundation.tf import keras, tf
 from inputs.entities import FeatureSpec
 from retrieval.config import RetrievalConfig
@@ -38,7 +39,9 @@ class TwoTower(keras.Model):
         self._id_dropout, self._seed = config.id_dropout, seed
         rate = falling(config.embedding_learning_rate, steps)
         self.embedding = ShardedEmbedding(
-            tables_for({**query_features, **item_features}, config.embedding_dim, rate, seed)
+            tables_for(
+                {**query_features, **item_features}, config.embedding_dim, rate, seed, config.embedding_precision
+            )
         )
         towers: dict[str, Any] = {"units": config.units, "dropout": config.dropout}
         query_width, item_width = (width_of(side, config.embedding_dim) for side in (query_features, item_features))
@@ -85,24 +88,3 @@ def falling(learning_rate: float, steps: int) -> keras.optimizers.schedules.Lear
     """From the learning rate to nothing along a cosine (Loshchilov and Hutter, ICLR 2017): the end of a training is
     calm, whichever batches come last."""
     return keras.optimizers.schedules.CosineDecay(learning_rate, max(steps, 1))
-
-
-def tables_for(
-    features: Mapping[str, FeatureSpec],
-    dim: int,
-    learning_rate: float | keras.optimizers.schedules.LearningRateSchedule,
-    seed: int,
-) -> dict[str, FeatureConfig]:
-    """The embedding features of a model: one table per `FeatureSpec.table`, shared by the inputs that name it."""
-    tables = {
-        spec.table: TableConfig(
-            spec.table,
-            vocabulary_size=spec.vocabulary_size,
-            dim=dim,
-            optimizer=RowWiseAdagrad(learning_rate),
-            seed=seed,
-        )
-        for spec in features.values()
-        if spec.table
-    }
-    return {name: FeatureConfig(tables[s.table], combiner="mean") for name, s in features.items() if s.table}

@@ -58,9 +58,14 @@ def _key(compiler: str) -> str:
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
     digest = hashlib.blake2b(digest_size=12)
     sources = [file.read_text() for file in sorted(SOURCES.iterdir())]
-    for part in (*sources, tf.__version__, tf.version.GIT_VERSION, version, *FLAGS, _processor()):
+    for part in (*sources, tf.__version__, tf.version.GIT_VERSION, version, *_flags(), _processor()):
         digest.update(part.encode() + b"\0")
     return digest.hexdigest()
+
+
+def _flags() -> list[str]:
+    """HEADRACE_CXXFLAGS adds to ours: a sanitizer's, for one."""
+    return [*FLAGS, *os.environ.get("HEADRACE_CXXFLAGS", "").split()]
 
 
 def _processor() -> str:
@@ -82,10 +87,10 @@ def _build(compiler: str, path: Path) -> None:
         files = sorted(SOURCES.glob("*.cc"))
         made = [objects / f"{file.stem}.o" for file in files]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            jobs = [[compiler, *include, *FLAGS, "-c", str(f), "-o", str(o)] for f, o in zip(files, made, strict=True)]
+            jobs = [[compiler, *include, *_flags(), "-c", str(f), "-o", str(o)] for f, o in zip(files, made, strict=True)]
             list(pool.map(_run, jobs))
         linked = objects / path.name
-        _run([compiler, "-shared", *map(str, made), *tf.sysconfig.get_link_flags(), "-o", str(linked)])
+        _run([compiler, "-shared", *_flags(), *map(str, made), *tf.sysconfig.get_link_flags(), "-o", str(linked)])
         os.replace(linked, path)  # whole or not there: a process that starts now reads one or builds its own
     finally:
         shutil.rmtree(objects, ignore_errors=True)

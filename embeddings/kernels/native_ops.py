@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from embeddings.config import TableConfig
@@ -47,6 +48,19 @@ class NativeKernels:
         splits.set_shape([ranks + 1])
         places.set_shape(ids.shape)
         return distinct, splits, places
+
+    def dots(self, vectors: Sequence[tf.Tensor]) -> tf.Tensor:
+        """As `reference.dots`."""
+        dots = self._module.headrace_dots(vectors=list(vectors))
+        dots.set_shape([vectors[0].shape[0], len(vectors) * (len(vectors) - 1) // 2])
+        return dots
+
+    def dots_gradient(self, vectors: Sequence[tf.Tensor], gradient: tf.Tensor) -> list[tf.Tensor]:
+        """As `reference.dots_gradient`."""
+        gradients = self._module.headrace_dots_gradient(vectors=list(vectors), gradient=gradient)
+        for of_vector, vector in zip(gradients, vectors, strict=True):
+            of_vector.set_shape(vector.shape)
+        return gradients
 
     def lookup(self, group: TableGroup, bags: list[Bag]) -> list[tf.Tensor]:
         """As `reference.lookup`."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from embeddings.config import TableConfig
 from embeddings.hashing import initial_rows, splitmix64, table_key
@@ -73,6 +76,27 @@ def unique_by_owner(ids: tf.Tensor, owners: tf.Tensor, ranks: int) -> tuple[tf.T
     splits = tf.cumsum(tf.math.bincount(tf.cast(owner, tf.int32), minlength=ranks, dtype=tf.int64))
     moved = tf.math.invert_permutation(tf.cast(order, tf.int64))
     return tf.gather(distinct, order), tf.concat([[0], splits], 0), tf.gather(moved, places)
+
+
+def dots(vectors: Sequence[tf.Tensor]) -> tf.Tensor:
+    """[B, pairs]: the dot product of every two of the vectors [B, dim], as `interactions.pairwise_dots` orders them."""
+    count = len(vectors)
+    stacked = tf.stack(vectors, axis=1)
+    products = tf.matmul(stacked, stacked, transpose_b=True)
+    first, second = np.tril_indices(count, -1)
+    return tf.gather(tf.reshape(products, [-1, count * count]), first * count + second, axis=1)
+
+
+def dots_gradient(vectors: Sequence[tf.Tensor], gradient: tf.Tensor) -> list[tf.Tensor]:
+    """[B, dim] for each of the vectors, from the gradient [B, pairs] of `dots`. The products are symmetric, so one
+    matrix product does for two."""
+    count = len(vectors)
+    first, second = np.tril_indices(count, -1)
+    pair_of = np.full((count, count), len(first))  # the last: a zero, for the diagonal
+    pair_of[first, second] = pair_of[second, first] = np.arange(len(first))
+    padded = tf.pad(gradient, [[0, 0], [0, 1]])
+    of_products = tf.reshape(tf.gather(padded, pair_of.ravel(), axis=1), [-1, count, count])
+    return tf.unstack(tf.matmul(of_products, tf.stack(vectors, axis=1)), axis=1)
 
 
 def rows_of(table: Table, ids: tf.Tensor) -> tf.Tensor:

@@ -81,10 +81,15 @@ class DynamicTable(Trackable):
         occurrences of ids that were rejected (not admitted, or no room)."""
         return dict(zip(COUNTS, tf.unstack(self._ids.counts(), len(COUNTS)), strict=True))
 
+    def ids_and_rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """(its ids [n] int64, rising; [n + 1] int64: row 0, then the row of each of them)."""
+        state = self._ids.state()
+        return state["ids"].numpy(), np.concatenate([[0], state["rows"].numpy()])
+
     def vocabulary(self) -> Vocabulary:
         """The table as it stands, made static."""
-        state = self._ids.state()
-        return Vocabulary(state["ids"].numpy(), tf.cast(self._by_id(self.rows, state["rows"]), tf.float32).numpy())
+        ids, rows = self.ids_and_rows()
+        return Vocabulary(ids, tf.cast(tf.gather(self.rows, rows), tf.float32).numpy())
 
     @staticmethod
     def _by_id(variable: tf.Variable, rows: tf.Tensor) -> tf.Tensor:

@@ -12,6 +12,7 @@ import pytest
 from benchmarks.ids import DISTRIBUTIONS
 from benchmarks.interleaved import interleave
 from benchmarks.peers import PYTHON
+from benchmarks.problem import draw
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,24 +23,31 @@ def measure(*words):
     )
 
 
-def test_the_embeddings_suite_prints_a_table_and_writes_its_figures(tmp_path):
+def test_the_embeddings_suite_prints_a_table_and_writes_figures_and_plots(tmp_path):
     file = tmp_path / "figures.json"
-    done = measure("embeddings", "--quick", "--json", file)
+    plots = tmp_path / "plots"
+    done = measure("embeddings", "--quick", "--json", file, "--plots", plots)
     assert done.returncode == 0, done.stderr
     written = json.loads(file.read_text())
     assert written.keys() == {"suite", "protocol", "machine", "metrics"}
     assert written["suite"] == "embeddings"
     assert all(math.isfinite(value) and value >= 0 for value in written["metrics"].values())
-    for distribution in ("uniform", "skewed"):
-        for optimizer in ("rowwise_adagrad", "adagrad", "sgd"):
-            assert f"{distribution}.{optimizer}" in done.stdout
-            ratio = written["metrics"][f"{distribution}.{optimizer}.time_over_keras"]
-            names = [f"{distribution}.{optimizer}.{name}_ms" for name in ("headrace", "keras")]
-            ours, theirs = (written["metrics"][name] for name in names)
-            assert ratio == pytest.approx(ours / theirs)
-    measured = "uniform.sgd.time_over_fbgemm" in written["metrics"]
+    metrics = written["metrics"]
+    wanted = [f"{what}_vs_{peer}_{ids}" for what, peer, ids in (
+        *(("step", peer, ids) for peer in ("twin", "keras") for ids in ("uniform", "zipf105", "zipf12")),
+        ("multihot", "embedding_lookup_sparse", "zipf12"),
+    )]  # fmt: skip
+    wanted += ["dynamic_find_or_insert_vs_mutable_hash_table", "dynamic_find_or_insert_vs_dense_hash_table"]
+    assert set(wanted) <= metrics.keys()
+    assert metrics["step_vs_keras_uniform"] == pytest.approx(
+        metrics["uniform, TensorFlow's.headrace_ms"] / metrics["uniform, TensorFlow's.keras_ms"]
+    )
+    measured = "step_vs_fbgemm_uniform" in metrics
     assert measured != ("FBGEMM was not measured" in done.stdout)
     assert measured or not PYTHON.exists() or "ended with code" in done.stdout
+    assert {file.name for file in plots.iterdir()} == {
+        f"embeddings-{name}.png" for name in ("width", "rows", "batch", "threads")
+    }
 
 
 @pytest.mark.parametrize(
@@ -47,6 +55,7 @@ def test_the_embeddings_suite_prints_a_table_and_writes_its_figures(tmp_path):
     [
         (["embedings"], "did you mean 'embeddings'?"),
         (["embeddings", "--json", "."], "this is a folder"),
+        (["embeddings", "--plots", "README.md"], "this is a file"),
         ([], "Missing argument 'SUITE'"),
     ],
 )
@@ -74,7 +83,7 @@ def test_contenders_take_turns_and_warm_up_is_not_counted():
     assert all({name for number, name in calls if number == k} == {"fast", "slow"} for k in range(7))
 
 
-def test_skewed_ids_follow_the_zipf_law_and_uniform_ids_do_not():
+def test_zipf_ids_follow_their_law_and_uniform_ids_do_not():
     counts = {}
     for name, draw in DISTRIBUTIONS.items():
         ids = draw(np.random.default_rng(3), (200, 500), 1000)
@@ -83,7 +92,21 @@ def test_skewed_ids_follow_the_zipf_law_and_uniform_ids_do_not():
         assert ids.min() >= 0
         assert ids.max() < 1000
         counts[name] = np.sort(np.bincount(ids.ravel(), minlength=1000))[::-1]
-    share = 1 / (np.arange(1, 1001) ** -1.05).sum()
-    assert counts["skewed"][0] / 100_000 == pytest.approx(share, rel=0.05)
-    assert counts["skewed"][0] / counts["skewed"][9] == pytest.approx(10**1.05, rel=0.1)
+    for name, exponent in (("zipf105", 1.05), ("zipf12", 1.2)):
+        share = 1 / (np.arange(1, 1001) ** -exponent).sum()
+        assert counts[name][0] / 100_000 == pytest.approx(share, rel=0.05)
+        assert counts[name][0] / counts[name][9] == pytest.approx(10**exponent, rel=0.1)
     assert counts["uniform"][0] < 200
+
+
+def test_bags_lie_feature_by_feature():
+    problem = draw("uniform", 50, (7, 3, 2), 2, bag=4)
+    offsets = problem.offsets()
+    assert len(offsets) == 7 * 3 + 1
+    assert offsets[-1] == len(problem.ids[1])
+    for feature, (ids, splits) in enumerate(problem.bags(1)):
+        for row in range(7):
+            begin, end = offsets[feature * 7 + row : feature * 7 + row + 2]
+            assert np.array_equal(problem.ids[1][begin:end], ids[splits[row] : splits[row + 1]])
+    one = draw("uniform", 50, (7, 3, 2), 1)
+    assert np.array_equal(one.one_hot(0)[:, 2], one.ids[0][14:])

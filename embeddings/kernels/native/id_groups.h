@@ -4,11 +4,13 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "tensorflow/core/lib/core/threadpool.h"
 
 #include "hashing.h"
+#include "memory.h"
 
 namespace headrace {
 
@@ -45,7 +47,7 @@ class IdGroups {
     std::vector<int64_t> where(count * size(), 0);  // [chunk, group]: first how many, then where
     pool->ParallelFor(count, kIdsPerChunk * 4, [&](int64_t begin, int64_t end) {
       for (int64_t c = begin; c < end; ++c) {
-        for (int64_t i = 0; i < chunks[c].size; ++i) ++where[c * size() + Upper(IdHash(chunks[c].ids[i]), bits_)];
+        ForEachGroup(chunks[c], [&, counts = &where[c * size()]](int64_t, int64_t group) { ++counts[group]; });
       }
     });
     int64_t place = 0;
@@ -58,13 +60,12 @@ class IdGroups {
       }
     }
     starts_.push_back(place);
-    places_.resize(total + 1);  // one more, so that an end has an address
+    places_.reset(static_cast<Place*>(StepMemory()->AllocateRaw(64, (total + 1) * sizeof(Place))));
     pool->ParallelFor(count, kIdsPerChunk * 8, [&](int64_t begin, int64_t end) {
       for (int64_t c = begin; c < end; ++c) {
-        for (int64_t i = 0; i < chunks[c].size; ++i) {
-          const int64_t id = chunks[c].ids[i];
-          places_[where[c * size() + Upper(IdHash(id), bits_)]++] = {id, chunks[c].found + i};
-        }
+        ForEachGroup(chunks[c], [&, begins = &where[c * size()]](int64_t i, int64_t group) {
+          places_[begins[group]++] = {chunks[c].ids[i], chunks[c].found + i};
+        });
       }
     });
   }
@@ -77,9 +78,25 @@ class IdGroups {
  private:
   static constexpr int64_t kIdsPerChunk = 8192;
 
+  // Calls use(i, group) for each id of a chunk. Hashes are made by the block, which the compiler turns into vectors.
+  template <typename Use>
+  void ForEachGroup(const Ids& chunk, Use use) const {
+    constexpr int64_t kBlock = 256;
+    uint64_t hashes[kBlock];
+    for (int64_t first = 0; first < chunk.size; first += kBlock) {
+      const int64_t count = std::min(kBlock, chunk.size - first);
+      for (int64_t i = 0; i < count; ++i) hashes[i] = IdHash(chunk.ids[first + i]);
+      for (int64_t i = 0; i < count; ++i) use(first + i, Upper(hashes[i], bits_));
+    }
+  }
+
+  struct Freed {
+    void operator()(Place* block) const { StepMemory()->DeallocateRaw(block); }
+  };
+
   const int bits_;
   std::vector<int64_t> starts_;
-  std::vector<Place> places_;
+  std::unique_ptr<Place[], Freed> places_;
 };
 
 // Numbers distinct ids from 0 in the order they first come. One for each thread, begun anew for each group.

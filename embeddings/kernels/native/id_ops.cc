@@ -139,8 +139,9 @@ class IdTable : public tensorflow::ResourceBase {
         for (int64_t i = begin; i < std::min(begin + kAhead, end); ++i) fetch(i);
         for (int64_t i = begin; i < end; ++i) {
           const uint64_t hash = hashes[i % kAhead];
-          const Entry* entry = buckets_[BucketOf(hash)].entries.Find(feature.ids[i], hash);
-          feature.found[i] = entry ? entry->row : kOutOfVocabulary;
+          const EntryMap& entries = buckets_[BucketOf(hash)].entries;
+          const int64_t place = entries.Find(feature.ids[i], hash);
+          feature.found[i] = place == EntryMap::kNone ? kOutOfVocabulary : entries.row(place);
           if (i + kAhead < end) fetch(i + kAhead);
         }
       });
@@ -155,18 +156,18 @@ class IdTable : public tensorflow::ResourceBase {
     const int64_t now = ++counts_[kStep];
     const IdGroups by_hash(features, GroupBits(), pool);
     const int64_t cost = by_hash.total() / by_hash.size() + 1;
-    std::vector<Group> groups(by_hash.size());
+    groups_.resize(by_hash.size());
     pool->ParallelFor(by_hash.size(), cost * 60, [&](int64_t begin, int64_t end) {
-      for (int64_t g = begin; g < end; ++g) FindAndAdmit(by_hash.begin(g), by_hash.end(g), g, now, &groups[g]);
+      for (int64_t g = begin; g < end; ++g) FindAndAdmit(by_hash.begin(g), by_hash.end(g), g, now, &groups_[g]);
     });
 
     // Rows are numbered in the order of groups, whichever thread did them.
-    for (Group& group : groups) {
+    for (Group& group : groups_) {
       free_rows_.insert(free_rows_.end(), group.freed.begin(), group.freed.end());
       counts_[kEvictions] += group.freed.size();
       counts_[kRejected] += group.rejected;
     }
-    for (Group& group : groups) {
+    for (Group& group : groups_) {
       for (Fresh& fresh : group.fresh) {
         if (fresh.row == kNoRow) continue;
         if (free_rows_.empty()) {
@@ -183,7 +184,7 @@ class IdTable : public tensorflow::ResourceBase {
     made.key = policy_.key;
     TF_RETURN_IF_ERROR(grow(next_row_, &made));
     pool->ParallelFor(by_hash.size(), cost * 10, [&](int64_t begin, int64_t end) {
-      for (int64_t g = begin; g < end; ++g) Insert(groups[g], static_cast<uint32_t>(now), made);
+      for (int64_t g = begin; g < end; ++g) Insert(groups_[g], static_cast<uint32_t>(now), made);
     });
     return tensorflow::OkStatus();
   }
@@ -199,9 +200,7 @@ class IdTable : public tensorflow::ResourceBase {
     tensorflow::tf_shared_lock lock(mutex_);
     std::vector<Entry> all;
     for (const Bucket& bucket : buckets_) {
-      for (const Entry& entry : bucket.entries.places()) {
-        if (entry.row != kNoRow) all.push_back(entry);
-      }
+      bucket.entries.ForEach([&](const Entry& entry) { all.push_back(entry); });
     }
     std::sort(all.begin(), all.end(), [](const Entry& a, const Entry& b) { return a.id < b.id; });
     use(all, buckets_, counts_);
@@ -221,7 +220,10 @@ class IdTable : public tensorflow::ResourceBase {
         fresh[b].sketch.counted = static_cast<uint32_t>(counted.flat<int64_t>()(b));
       }
     }  // else: another admission policy counts from now on
-    for (const Entry& entry : entries) fresh[BucketOf(IdHash(entry.id))].entries.Insert(entry);
+    for (const Entry& entry : entries) {
+      const uint64_t hash = IdHash(entry.id);
+      fresh[BucketOf(hash)].entries.Insert(entry, hash);
+    }
     buckets_.swap(fresh);
     free_rows_.clear();
     next_row_ = 1 + static_cast<int64_t>(entries.size());
@@ -239,6 +241,13 @@ class IdTable : public tensorflow::ResourceBase {
     std::vector<std::pair<int64_t*, uint32_t>> missing;  // place, number in `fresh`
     std::vector<uint32_t> freed;
     int64_t rejected = 0;
+
+    void Clear() {
+      fresh.clear();
+      missing.clear();
+      freed.clear();
+      rejected = 0;
+    }
   };
 
   int64_t BucketOf(uint64_t hash) const { return Upper(hash, policy_.bucket_bits); }
@@ -246,31 +255,33 @@ class IdTable : public tensorflow::ResourceBase {
 
   void FindAndAdmit(const IdGroups::Place* begin, const IdGroups::Place* end, int64_t number, int64_t now, Group* group) {
     constexpr int64_t kAhead = 16;
-    uint64_t hashes[kAhead];
     const int64_t size = end - begin;
-    auto fetch = [&](int64_t i) {
-      hashes[i % kAhead] = IdHash(begin[i].id);
-      buckets_[BucketOf(hashes[i % kAhead])].entries.Prefetch(hashes[i % kAhead]);
-    };
-    thread_local DistinctIds missing;
-    bool begun = false;
+    group->Clear();
+    thread_local std::vector<uint64_t> hashes;
+    thread_local std::vector<uint32_t> missing;
+    hashes.resize(size);
+    missing.resize(size + 1);
+    for (int64_t i = 0; i < size; ++i) hashes[i] = IdHash(begin[i].id);
+    auto fetch = [this, of = hashes.data()](int64_t i) { buckets_[BucketOf(of[i])].entries.Prefetch(of[i]); };
+    int64_t count = 0;
     for (int64_t i = 0; i < std::min(kAhead, size); ++i) fetch(i);
     for (int64_t i = 0; i < size; ++i) {
-      const uint64_t hash = hashes[i % kAhead];
       if (i + kAhead < size) fetch(i + kAhead);
-      Entry* entry = buckets_[BucketOf(hash)].entries.Find(begin[i].id, hash);
-      if (entry != nullptr) {
-        entry->frequency += entry->frequency != UINT32_MAX;
-        entry->last_seen = static_cast<uint32_t>(now);
-        *begin[i].found = entry->row;
-        continue;
-      }
-      if (!begun) missing.Begin(size - i);
-      begun = true;
-      const auto [place, fresh] = missing.Number(begin[i].id, hash);
-      if (fresh) group->fresh.push_back({begin[i].id, hash, 0, kNoRow});
+      EntryMap& entries = buckets_[BucketOf(hashes[i])].entries;
+      const uint32_t row = entries.See(begin[i].id, hashes[i], static_cast<uint32_t>(now));
+      *begin[i].found = row;
+      missing[count] = static_cast<uint32_t>(i);
+      count += row == kNoRow;
+    }
+    thread_local DistinctIds distinct;
+    distinct.Begin(count);
+    for (int64_t m = 0; m < count; ++m) {
+      const IdGroups::Place& here = begin[missing[m]];
+      const uint64_t hash = hashes[missing[m]];
+      const auto [place, fresh] = distinct.Number(here.id, hash);
+      if (fresh) group->fresh.push_back({here.id, hash, 0, kNoRow});
       ++group->fresh[place].count;
-      group->missing.push_back({begin[i].found, place});
+      group->missing.push_back({here.found, place});
     }
     Admit(number, now, group);
   }
@@ -306,10 +317,16 @@ class IdTable : public tensorflow::ResourceBase {
   }
 
   void Insert(const Group& group, uint32_t now, const NewRows& made) {
-    for (const Fresh& fresh : group.fresh) {
+    constexpr size_t kAhead = 8;
+    for (size_t f = 0; f < group.fresh.size(); ++f) {
+      if (f + kAhead < group.fresh.size()) {
+        const uint64_t next = group.fresh[f + kAhead].hash;
+        buckets_[BucketOf(next)].entries.Prefetch(next);
+      }
+      const Fresh& fresh = group.fresh[f];
       if (fresh.row == kNoRow) continue;
       const uint32_t frequency = static_cast<uint32_t>(std::min<int64_t>(fresh.count, UINT32_MAX));
-      buckets_[BucketOf(fresh.hash)].entries.Insert({fresh.id, fresh.row, frequency, now});
+      buckets_[BucketOf(fresh.hash)].entries.Insert({fresh.id, fresh.row, frequency, now}, fresh.hash);
       made.Write(fresh.id, fresh.row);
     }
     for (const auto& [place, number] : group.missing) {
@@ -321,6 +338,7 @@ class IdTable : public tensorflow::ResourceBase {
   const Policy policy_;
   tensorflow::mutex mutex_;
   std::vector<Bucket> buckets_;
+  std::vector<Group> groups_;  // of a step, kept for the next
   std::vector<uint32_t> free_rows_;
   int64_t next_row_ = 1;  // row 0 is that of ids without one
   int64_t counts_[kCounts] = {0};

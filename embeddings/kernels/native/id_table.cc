@@ -5,36 +5,40 @@
 
 namespace headrace {
 
-void EntryMap::Place(const Entry& entry) {
-  uint64_t place = IdHash(entry.id) & mask_;
-  while (entries_[place].row != kNoRow) place = (place + 1) & mask_;
-  entries_[place] = entry;
+void EntryMap::Place(const Slot& slot, uint32_t last_seen, uint64_t hash) {
+  uint64_t place = hash & mask_;
+  while (slots_[place].row != kNoRow) place = (place + 1) & mask_;
+  slots_[place] = slot;
+  last_seen_[place] = last_seen;
 }
 
-void EntryMap::Insert(const Entry& entry) {
-  if (10 * (size_ + 1) > 7 * static_cast<int64_t>(entries_.size())) {
-    std::vector<Entry> before(std::max<size_t>(2 * entries_.size(), 8));
-    before.swap(entries_);
-    mask_ = entries_.size() - 1;
-    for (const Entry& old : before) {
-      if (old.row != kNoRow) Place(old);
+void EntryMap::Insert(const Entry& entry, uint64_t hash) {
+  if (10 * (size_ + 1) > 7 * static_cast<int64_t>(slots_.size())) {
+    const size_t places = slots_.size() < 512 ? std::max<size_t>(4 * slots_.size(), 32) : 2 * slots_.size();
+    decltype(slots_) slots(places);
+    decltype(last_seen_) last_seen(places);
+    slots.swap(slots_);
+    last_seen.swap(last_seen_);
+    mask_ = places - 1;
+    for (size_t old = 0; old < slots.size(); ++old) {
+      if (slots[old].row != kNoRow) Place(slots[old], last_seen[old], IdHash(slots[old].id));
     }
   }
-  Place(entry);
+  Place({entry.id, entry.row, entry.frequency}, entry.last_seen, hash);
   ++size_;
 }
 
 void EntryMap::Erase(int64_t id) {
-  uint64_t hole = IdHash(id) & mask_;
-  while (entries_[hole].id != id || entries_[hole].row == kNoRow) hole = (hole + 1) & mask_;
-  for (uint64_t next = (hole + 1) & mask_; entries_[next].row != kNoRow; next = (next + 1) & mask_) {
-    const uint64_t home = IdHash(entries_[next].id) & mask_;
+  uint64_t hole = static_cast<uint64_t>(Find(id, IdHash(id)));
+  for (uint64_t next = (hole + 1) & mask_; slots_[next].row != kNoRow; next = (next + 1) & mask_) {
+    const uint64_t home = IdHash(slots_[next].id) & mask_;
     if (((next - home) & mask_) >= ((next - hole) & mask_)) {  // it may move back to the hole
-      entries_[hole] = entries_[next];
+      slots_[hole] = slots_[next];
+      last_seen_[hole] = last_seen_[next];
       hole = next;
     }
   }
-  entries_[hole].row = kNoRow;
+  slots_[hole].row = kNoRow;
   --size_;
 }
 
@@ -77,18 +81,18 @@ int64_t Bucket::MakeRoom(const Policy& policy, int64_t number, int64_t wanted, i
   if (policy.eviction == Eviction::kTimeToLive) {
     const int64_t period = std::max<int64_t>(policy.steps_to_live / 8, 1);
     if (now % period == number % period) {  // some buckets at each step
-      for (const Entry& entry : entries.places()) {
-        if (entry.row != kNoRow && entry.last_seen + policy.steps_to_live <= now) victims.push_back(entry);
-      }
+      entries.ForEach([&](const Entry& entry) {
+        if (entry.last_seen + policy.steps_to_live <= now) victims.push_back(entry);
+      });
       std::sort(victims.begin(), victims.end(), [](const Entry& a, const Entry& b) { return a.id < b.id; });
     }
   }
   const int64_t capacity = policy.capacity ? policy.capacity / policy.buckets() : INT64_MAX;
   const bool by_use = policy.eviction == Eviction::kLeastRecentlyUsed || policy.eviction == Eviction::kLeastFrequentlyUsed;
   if (by_use && entries.size() + wanted > capacity) {
-    for (const Entry& entry : entries.places()) {
-      if (entry.row != kNoRow && entry.last_seen != now) victims.push_back(entry);
-    }
+    entries.ForEach([&](const Entry& entry) {
+      if (entry.last_seen != now) victims.push_back(entry);
+    });
     const bool recent = policy.eviction == Eviction::kLeastRecentlyUsed;
     std::sort(victims.begin(), victims.end(), [recent](const Entry& a, const Entry& b) {
       return recent ? std::tie(a.last_seen, a.frequency, a.id) < std::tie(b.last_seen, b.frequency, b.id)

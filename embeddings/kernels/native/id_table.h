@@ -14,39 +14,75 @@ namespace headrace {
 constexpr uint32_t kNoRow = UINT32_MAX;
 constexpr uint32_t kOutOfVocabulary = 0;  // the row of ids that have none
 
+// An id that has a row.
 struct Entry {
   int64_t id;
-  uint32_t row = kNoRow;  // free place
+  uint32_t row;
   uint32_t frequency;
   uint32_t last_seen;
 };
 
-// Linear probing; places are freed by shifting back, so that no tombstone is left.
+// Linear probing; places are freed by shifting back, so that no tombstone is left. What is compared lies apart from what
+// is only written, four ids a cache line.
 class EntryMap {
  public:
-  Entry* Find(int64_t id, uint64_t hash) {
-    if (entries_.empty()) return nullptr;
+  static constexpr int64_t kNone = -1;
+
+  // The id's place, or kNone.
+  int64_t Find(int64_t id, uint64_t hash) const {
+    if (slots_.empty()) return kNone;
     for (uint64_t place = hash & mask_;; place = (place + 1) & mask_) {
-      Entry& entry = entries_[place];
-      if (entry.row == kNoRow) return nullptr;
-      if (entry.id == id) return &entry;
+      const Slot& slot = slots_[place];
+      if (slot.id == id && slot.row != kNoRow) return static_cast<int64_t>(place);
+      if (slot.row == kNoRow) return kNone;
     }
   }
 
   void Prefetch(uint64_t hash) const {
-    if (!entries_.empty()) __builtin_prefetch(&entries_[hash & mask_], 1, 3);
+    if (slots_.empty()) return;
+    __builtin_prefetch(&slots_[hash & mask_], 1, 3);
+    __builtin_prefetch(&last_seen_[hash & mask_], 1, 3);
   }
 
-  void Insert(const Entry& entry);
+  uint32_t row(int64_t place) const { return slots_[place].row; }
+
+  // The id came in step `now`: counts it if it has a row. Gives the row, or kNoRow. Whether it has one is as good as
+  // random, so nothing branches on it.
+  uint32_t See(int64_t id, uint64_t hash, uint32_t now) {
+    if (slots_.empty()) return kNoRow;
+    uint64_t place = hash & mask_;
+    while ((slots_[place].row != kNoRow) & (slots_[place].id != id)) place = (place + 1) & mask_;
+    Slot& slot = slots_[place];
+    slot.frequency += (slot.row != kNoRow) & (slot.frequency != UINT32_MAX);
+    last_seen_[place] = now;  // of a free place it means nothing
+    return slot.row;
+  }
+
+  void Insert(const Entry& entry, uint64_t hash);
   void Erase(int64_t id);
 
   int64_t size() const { return size_; }
-  const std::vector<Entry>& places() const { return entries_; }
+
+  // Calls use(entry) for each, in no order that means anything.
+  template <typename Use>
+  void ForEach(Use use) const {
+    for (size_t place = 0; place < slots_.size(); ++place) {
+      const Slot& slot = slots_[place];
+      if (slot.row != kNoRow) use(Entry{slot.id, slot.row, slot.frequency, last_seen_[place]});
+    }
+  }
 
  private:
-  void Place(const Entry& entry);
+  struct Slot {
+    int64_t id = 0;
+    uint32_t row = kNoRow;  // free place
+    uint32_t frequency = 0;
+  };
 
-  std::vector<Entry> entries_;
+  void Place(const Slot& slot, uint32_t last_seen, uint64_t hash);
+
+  std::vector<Slot, SmallBlocks<Slot>> slots_;
+  std::vector<uint32_t, SmallBlocks<uint32_t>> last_seen_;
   uint64_t mask_ = 0;
   int64_t size_ = 0;
 };

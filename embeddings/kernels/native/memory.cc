@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <map>
 #include <mutex>
+#include <new>
 #include <unordered_map>
 #include <vector>
 
@@ -81,7 +82,69 @@ class Steps : public tensorflow::Allocator {
   std::unordered_map<void*, size_t> sizes_;
 };
 
+class Small {
+ public:
+  void* New(size_t bytes) {
+    const int kind = KindOf(bytes);
+    if (kind > kLargest) return Checked(NewBlock(64, bytes));
+    std::lock_guard<std::mutex> guard(mutex_);
+    auto& waiting = free_[kind];
+    if (!waiting.empty()) {
+      void* block = waiting.back();
+      waiting.pop_back();
+      return block;
+    }
+    const size_t size = size_t{1} << kind;
+    if (left_ < size) {
+      next_ = static_cast<char*>(Checked(NewBlock(64, kChunk)));  // what was left of the last one is lost: a block at most
+      left_ = kChunk;
+    }
+    void* block = next_;
+    next_ += size;
+    left_ -= size;
+    return block;
+  }
+
+  void Free(void* block, size_t bytes) {
+    const int kind = KindOf(bytes);
+    if (kind > kLargest) {
+      free(block);
+      return;
+    }
+    std::lock_guard<std::mutex> guard(mutex_);
+    free_[kind].push_back(block);
+  }
+
+ private:
+  static constexpr int kSmallest = 6, kLargest = 19;
+  static constexpr size_t kChunk = size_t{4} << 20;
+
+  static int KindOf(size_t bytes) {
+    int kind = kSmallest;
+    while ((size_t{1} << kind) < bytes) ++kind;
+    return kind;
+  }
+
+  static void* Checked(void* block) {
+    if (block == nullptr) throw std::bad_alloc();
+    return block;
+  }
+
+  std::mutex mutex_;
+  std::vector<void*> free_[kLargest + 1];
+  char* next_ = nullptr;
+  size_t left_ = 0;
+};
+
+Small* SmallMemory() {
+  static auto* memory = new Small;
+  return memory;
+}
+
 }  // namespace
+
+void* NewSmallBlock(size_t bytes) { return SmallMemory()->New(bytes); }
+void FreeSmallBlock(void* block, size_t bytes) { SmallMemory()->Free(block, bytes); }
 
 tensorflow::Allocator* TableMemory() {
   static auto* memory = new Tables;

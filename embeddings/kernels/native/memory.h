@@ -16,6 +16,22 @@ tensorflow::Allocator* TableMemory();
 // page faults. Holds as much as was ever in use at once.
 tensorflow::Allocator* StepMemory();
 
+// For the many small arrays of a hash table that grows: blocks of powers of two, cut from huge pages, kept for reuse.
+void* NewSmallBlock(size_t bytes);
+void FreeSmallBlock(void* block, size_t bytes);
+
+template <typename T>
+struct SmallBlocks {
+  using value_type = T;
+  SmallBlocks() = default;
+  template <typename Other>
+  SmallBlocks(const SmallBlocks<Other>&) {}
+  T* allocate(size_t count) { return static_cast<T*>(NewSmallBlock(count * sizeof(T))); }
+  void deallocate(T* block, size_t count) { FreeSmallBlock(block, count * sizeof(T)); }
+  bool operator==(const SmallBlocks&) const { return true; }
+  bool operator!=(const SmallBlocks&) const { return false; }
+};
+
 }  // namespace headrace
 
 #endif  // HEADRACE_MEMORY_H_

@@ -17,21 +17,29 @@ import numpy as np
 from foundation.tf import tf
 if threads := os.environ.get("THREADS"):
     tf.config.threading.set_intra_op_parallelism_threads(int(threads))
-from embeddings import Adagrad, FeatureConfig, RowWiseAdagrad, ShardedEmbedding, TableConfig
+from embeddings import *
 rng = np.random.default_rng(0)
 tables = [TableConfig("a", 5000, 16, RowWiseAdagrad(0.1, clipnorm=2.0)), TableConfig("b", 300, 16, RowWiseAdagrad(0.2))]
+tables += [TableConfig("c", 300, 16, Adam(0.1), precision="bfloat16", slot_precision="bfloat16"),
+           TableConfig("d", None, 16, RowWiseAdagrad(0.1), admission=FrequencyAdmission(2), capacity=2000,
+                       eviction=LeastFrequentlyUsed())]
 layer = ShardedEmbedding({"one": FeatureConfig(tables[0], None), "many": FeatureConfig(tables[0], "sqrtn"),
-                          "other": FeatureConfig(tables[1], "mean")})
+                          "other": FeatureConfig(tables[1], "mean"), "half": FeatureConfig(tables[2], "sum"),
+                          "open": FeatureConfig(tables[3], "mean")})
 ragged = lambda rows: tf.RaggedTensor.from_row_lengths(rng.integers(0, rows, 60000), [20] * 3000)
-inputs = {"one": tf.constant(rng.zipf(1.3, 40000) % 5000), "many": ragged(5000), "other": ragged(300)}
+inputs = {"one": tf.constant(rng.zipf(1.3, 40000) % 5000), "many": ragged(5000), "other": ragged(300),
+          "half": ragged(300), "open": ragged(10**9)}
 weights = {name: tf.constant(rng.normal(size=(n, 16)), tf.float32) for name, n in
-           (("one", 40000), ("many", 3000), ("other", 3000))}
-for _ in range(3):
+           (("one", 40000), ("many", 3000), ("other", 3000), ("half", 3000), ("open", 3000))}
+for step in range(4):
+    inputs["open"] = tf.RaggedTensor.from_row_lengths(rng.zipf(1.2, 60000) % 5000, [20] * 3000)
     with tf.GradientTape() as tape:
         outputs = layer(inputs, training=True)
         loss = sum(tf.reduce_sum(outputs[name] * weights[name]) for name in outputs)
     tape.gradient(loss, layer.trainable_variables)
-print(hashlib.blake2b(b"".join(v.numpy().tobytes() for v in layer.weights)).hexdigest())
+vocabulary = layer.vocabulary("d")
+arrays = [v.numpy() for v in layer.weights] + [vocabulary.ids, vocabulary.rows]
+print(hashlib.blake2b(b"".join(array.tobytes() for array in arrays)).hexdigest())
 """
 
 
