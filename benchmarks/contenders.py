@@ -33,9 +33,6 @@ class Contender(Protocol):
     def vectors(self, batch: int) -> np.ndarray | None:
         """What a batch looks up now, [B, F, dim]; None where it only moves bytes."""
 
-    def release(self) -> None:
-        """Gives the memory of its tables back; it cannot be used afterwards."""
-
 
 class _TensorFlowStep(ABC):
     """A compiled step of a layer, with the gradient of its output given: no loss is timed."""
@@ -54,11 +51,6 @@ class _TensorFlowStep(ABC):
     def vectors(self, batch: int) -> np.ndarray:
         outputs = self._lookup(self._inputs[batch], False)
         return outputs.numpy() if tf.is_tensor(outputs) else np.stack([o.numpy() for o in outputs], axis=1)
-
-    def release(self) -> None:
-        # By hand: TensorFlow's registry of custom gradients keeps a traced layer, so its tables, for the process' life.
-        for variable in self._owned():
-            tf.raw_ops.AssignVariableOp(resource=variable.handle, value=tf.zeros((0,), variable.dtype))
 
     def _step(self, inputs: Any, gradient: Any) -> None:
         with tf.GradientTape() as tape:
@@ -88,10 +80,6 @@ class _TensorFlowStep(ABC):
     def _apply(self, gradients: list[Any]) -> None:
         """Updates the table, unless the backward pass has."""
 
-    @abstractmethod
-    def _owned(self) -> list[tf.Variable]:
-        """Every variable it holds, for `release`."""
-
 
 class HeadraceStep(_TensorFlowStep):
     """ShardedEmbedding: the update is fused into the backward pass."""
@@ -117,9 +105,6 @@ class HeadraceStep(_TensorFlowStep):
 
     def _apply(self, gradients: list[Any]) -> None:
         """The backward pass has done it."""
-
-    def _owned(self) -> list[tf.Variable]:
-        return self._layer.variables
 
 
 class TwinStep(HeadraceStep):
@@ -152,8 +137,8 @@ def _without_kernels() -> Iterator[None]:
 
 class KerasStep(_TensorFlowStep):
     """keras.layers.Embedding, or tf.nn.embedding_lookup_sparse on such a variable where rows are bags, with a Keras
-    optimizer. Keras has no row-wise Adagrad: its Adagrad stands for both. SGD is the legacy one: Keras' newer SGD keeps a
-    momentum even where it is 0, and passes over the whole table each step."""
+    optimizer. Keras has no row-wise Adagrad: its Adagrad stands for both. SGD is the legacy one: Keras' newer SGD
+    keeps a momentum even where it is 0, and passes over the whole table each step."""
 
     def __init__(self, problem: Problem) -> None:
         self._layer = keras.layers.Embedding(problem.rows, problem.dim, embeddings_initializer="zeros")
@@ -179,7 +164,3 @@ class KerasStep(_TensorFlowStep):
 
     def _apply(self, gradients: list[Any]) -> None:
         self._optimizer.apply_gradients(zip(gradients, self._variables(), strict=True))
-
-    def _owned(self) -> list[tf.Variable]:
-        slots = self._optimizer.variables
-        return [*self._layer.variables, *(slots() if callable(slots) else slots)]

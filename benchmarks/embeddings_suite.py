@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -66,11 +68,31 @@ QUICK = Sizes(
 
 @dataclass(frozen=True)
 class _Case:
-    """A problem and who is measured on it."""
+    """A problem, by the arguments of `problem.draw`, and who is measured on it."""
 
     name: str
-    problem: Problem
-    contenders: Sequence[str]
+    contenders: tuple[str, ...]
+    problem: dict[str, Any]
+    rounds: int
+    warmup: int
+
+    @property
+    def memory_wanted(self) -> float:
+        """Bytes of the contenders' tables and slots, of the copies that are made of a new table, and a reserve."""
+        optimizer = self.problem.get("optimizer", "rowwise_adagrad")
+        slot = {"rowwise_adagrad": 0, "adagrad": 1, "sgd": 0}[optimizer]  # in tables
+        keras = 1 if optimizer == "sgd" else 2
+        tables = sum(keras if name == "keras" else 1 + slot for name in self.contenders)
+        copies = 2 if {"keras", "twin", "fbgemm"} & set(self.contenders) else 0
+        return (tables + copies) * self.problem["rows"] * self.problem["shape"][2] * _FLOAT + _RESERVE
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a case's process found. touched: distinct rows of a batch."""
+
+    times: dict[str, Times]
+    touched: float
 
 
 def run(quick: bool) -> Report:
@@ -78,64 +100,45 @@ def run(quick: bool) -> Report:
     sizes = QUICK if quick else Sizes()
     table = Table("case", "", "median ms", "spread", "headrace's time over it", title="embeddings: one training step")
     report = Report("embeddings", _protocol(sizes, quick), describe(), table)
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        arena = _Arena(report, sizes, folder, _fbgemm(stack, report), _floor(folder, report))
-        meter = stack.enter_context(progress("embeddings", 6, "parts"))
-        for part in (_one_hot, _multi_hot, _widths, _table_rows, _batch_sizes):
-            meter.advance(note=part.__name__.strip("_").replace("_", " "))
-            part(arena)
-        meter.advance(note="dynamic tables")
-        add_id_tables(report, quick)
+    with tempfile.TemporaryDirectory() as folder:
+        arena = _Arena(report, sizes, _fbgemm(report), _floor(Path(folder), report))
+        with progress("embeddings", 6, "parts") as meter:
+            for part in (_one_hot, _multi_hot, _widths, _table_rows, _batch_sizes):
+                meter.advance(note=part.__name__.strip("_").replace("_", " "))
+                part(arena)
+            meter.advance(note="dynamic tables")
+            add_id_tables(report, quick)
     return report
 
 
 class _Arena:
-    """Runs cases one after another, so that no more tables are held at once than one case needs."""
+    """Runs each case in a process of its own, whose memory goes with it: TensorFlow's allocator gives none back."""
 
-    def __init__(self, report: Report, sizes: Sizes, folder: Path, peer: Peer | None, program: Path | None) -> None:
+    def __init__(self, report: Report, sizes: Sizes, fbgemm_is_there: bool, program: Path | None) -> None:
         self.report, self.sizes = report, sizes
-        self._folder, self._peer, self._program = folder, peer, program
+        self._quick = sizes is QUICK
+        self._there = {"fbgemm": fbgemm_is_there, "floor": program is not None}
+        self._program = program
 
-    def times(self, case: _Case) -> dict[str, Times]:
-        """By contender; empty where the case does not fit this machine, which is noted."""
-        names = [name for name in case.contenders if self._is_there(name)]
-        wanted, there = memory_wanted(case.problem, names), available_memory()
+    def measure(self, name: str, contenders: Sequence[str], **problem: Any) -> _Found:
+        """A case's times; none where it does not fit this machine, which is noted."""
+        chosen = tuple(each for each in contenders if self._there.get(each, True))
+        case = _Case(name, chosen, problem, self.sizes.rounds, self.sizes.warmup)
+        wanted, there = case.memory_wanted, available_memory()
         if wanted > there:
             self.report.notes.append(
-                f"{case.name} was left out: its tables and a reserve want {wanted / 1e9:.0f} GB of memory, "
+                f"{name} was left out: its tables and a reserve want {wanted / 1e9:.0f} GB of memory, "
                 f"{there / 1e9:.0f} GB are free"
             )
-            return {}
-        with self._made(case.problem, names) as contenders:
-            batches = len(case.problem.ids)
-            turns = {name: lambda k, c=contender: c.step(k % batches) for name, contender in contenders.items()}
-            times = interleave(turns, self.sizes.rounds, self.sizes.warmup)
-            _check_equal_work(case, contenders)
-        self._add(case.name, times)
-        return times
-
-    def _is_there(self, name: str) -> bool:
-        return {"fbgemm": self._peer, "floor": self._program}.get(name, True) is not None
-
-    @contextmanager
-    def _made(self, problem: Problem, names: Sequence[str]) -> Iterator[dict[str, Contender]]:
-        """By name; their tables are let go at the end."""
-        make: dict[str, Any] = {
-            "headrace": lambda: HeadraceStep(problem),
-            "twin": lambda: TwinStep(problem),
-            "keras": lambda: KerasStep(problem),
-            "fbgemm": lambda: fbgemm.FbgemmStep(self._peer, self._folder, problem),  # type: ignore[arg-type]
-            "floor": lambda: floor.FloorStep(self._program, problem),  # type: ignore[arg-type]
-        }
-        contenders: dict[str, Contender] = {}
-        try:
-            for name in names:
-                contenders[name] = make[name]()
-            yield contenders
-        finally:
-            for contender in contenders.values():
-                contender.release()
+            return _Found({}, 1.0)
+        if self._quick:
+            found = _measure(case, self._program)
+            self._add(name, found.times)
+            return found
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            found = pool.submit(_measure, case, self._program).result()
+        self._add(name, found.times)
+        return found
 
     def _add(self, case: str, times: Mapping[str, Times]) -> None:
         """A case's rows of the table, and its metrics."""
@@ -153,34 +156,69 @@ class _Arena:
             self.report.metrics[f"{case}.{name}_spread"] = taken.spread
 
 
-def memory_wanted(problem: Problem, names: Sequence[str]) -> float:
-    """Bytes of the contenders' tables and slots, of the copies that are made of a new table, and a reserve."""
-    slot = {"rowwise_adagrad": 0, "adagrad": 1, "sgd": 0}[problem.optimizer]  # in tables
-    keras = 1 if problem.optimizer == "sgd" else 2
-    tables = sum(keras if name == "keras" else 1 + slot for name in names)
-    copies = 2 if {"keras", "twin", "fbgemm"} & set(names) else 0
-    return (tables + copies) * problem.rows * problem.dim * _FLOAT + _RESERVE
+def _measure(case: _Case, program: Path | None) -> _Found:
+    """A case, in this process."""
+    problem = draw(**case.problem)
+    with ExitStack() as stack:
+        contenders: dict[str, Contender] = {}
+        for name in case.contenders:
+            contenders[name] = _contender(name, problem, program, stack)
+        turns = {name: lambda k, c=each: c.step(k % len(problem.ids)) for name, each in contenders.items()}
+        times = interleave(turns, case.rounds, case.warmup)
+        _check_equal_work(case.name, problem, contenders)
+    return _Found(times, problem.touched)
+
+
+def _contender(name: str, problem: Problem, program: Path | None, stack: ExitStack) -> Contender:
+    """Its processes end with the stack."""
+    if name == "floor":
+        assert program
+        step = floor.FloorStep(program, problem)
+        stack.callback(step.release)
+        return step
+    if name == "fbgemm":
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        peer = stack.enter_context(Peer(peers_command(fbgemm.PROGRAM), "FBGEMM"))
+        return fbgemm.FbgemmStep(peer, folder, problem)
+    kinds: dict[str, Callable[[Problem], Contender]] = {
+        "headrace": HeadraceStep,
+        "twin": TwinStep,
+        "keras": KerasStep,
+    }
+    return kinds[name](problem)
 
 
 def _one_hot(arena: _Arena) -> None:
     sizes, metrics = arena.sizes, arena.report.metrics
-    shape = (sizes.batch, sizes.features, sizes.dim)
-    for distribution in ("uniform", "zipf105", "zipf12"):
-        problem = draw(distribution, sizes.rows, shape, sizes.batches)
-        for name, peers in ((distribution, ["fbgemm", "floor"]), (f"{distribution}, TensorFlow's", ["twin", "keras"])):
-            metrics.update(_ratios("step", distribution, arena.times(_Case(name, problem, ["headrace", *peers]))))
+    given: dict[str, Any] = {"shape": (sizes.batch, sizes.features, sizes.dim), "batches": sizes.batches}
+    for ids in ("uniform", "zipf105", "zipf12"):
+        for name, peers in ((ids, ["fbgemm", "floor"]), (f"{ids}, TensorFlow's", ["twin", "keras"])):
+            found = arena.measure(name, ["headrace", *peers], distribution=ids, rows=sizes.rows, **given)
+            metrics.update(_ratios("step", ids, found.times))
     for optimizer in ("adagrad", "sgd"):
-        problem = draw("uniform", sizes.rows_of_sweeps, shape, sizes.batches, optimizer)
-        times = arena.times(_Case(f"uniform.{optimizer}", problem, ["headrace", "twin", "keras", "fbgemm"]))
-        metrics.update(_ratios(f"{optimizer}_step", "uniform", times))
+        found = arena.measure(
+            f"uniform.{optimizer}",
+            ["headrace", "twin", "keras", "fbgemm"],
+            distribution="uniform",
+            rows=sizes.rows_of_sweeps,
+            optimizer=optimizer,
+            **given,
+        )
+        metrics.update(_ratios(f"{optimizer}_step", "uniform", found.times))
 
 
 def _multi_hot(arena: _Arena) -> None:
     sizes = arena.sizes
-    shape = (sizes.multi_hot_batch, sizes.features, sizes.dim)
-    problem = draw("zipf12", sizes.rows, shape, sizes.batches, bag=sizes.ids_in_a_bag)
-    times = arena.times(_Case("multihot.zipf12", problem, ["headrace", "twin", "keras", "fbgemm"]))
-    ratios = _ratios("multihot", "zipf12", times)
+    found = arena.measure(
+        "multihot.zipf12",
+        ["headrace", "twin", "keras", "fbgemm"],
+        distribution="zipf12",
+        rows=sizes.rows,
+        shape=(sizes.multi_hot_batch, sizes.features, sizes.dim),
+        batches=sizes.batches,
+        bag=sizes.ids_in_a_bag,
+    )
+    ratios = _ratios("multihot", "zipf12", found.times)
     if "multihot_vs_keras_zipf12" in ratios:  # Keras has no layer for bags: it is TensorFlow's own lookup
         ratios["multihot_vs_embedding_lookup_sparse_zipf12"] = ratios.pop("multihot_vs_keras_zipf12")
     arena.report.metrics.update(ratios)
@@ -190,9 +228,8 @@ def _widths(arena: _Arena) -> None:
     sizes = arena.sizes
     curves = Curves("width", "floats in a row", {})
     for dim in sizes.widths:
-        shape = (sizes.batch, sizes.features, dim)
-        problem = draw("zipf105", sizes.rows_of_sweeps, shape, sizes.batches)
-        curves.add(dim, arena.times(_Case(f"width {dim}", problem, ["headrace", "fbgemm", "floor"])))
+        found = _swept(arena, f"width {dim}", ["fbgemm", "floor"], shape=(sizes.batch, sizes.features, dim))
+        curves.add(dim, found.times)
     arena.report.curves.append(curves)
 
 
@@ -200,13 +237,13 @@ def _table_rows(arena: _Arena) -> None:
     """Time per row touched may grow with the table only as memory's own does: the floor's."""
     sizes, metrics = arena.sizes, arena.report.metrics
     shape = (sizes.batch, sizes.features, sizes.narrow)
-    curves, per_row = Curves("rows", "rows of the table", {}), {}
+    per_row: dict[str, list[float]] = {}
+    curves = Curves("rows", "rows of the table", {})
     for rows in sizes.table_rows:
-        problem = draw("uniform", rows, shape, sizes.batches)
-        times = arena.times(_Case(f"rows {rows:,}", problem, ["headrace", "floor"]))
-        curves.add(rows, times)
-        for name, taken in times.items():
-            per_row.setdefault(name, []).append(taken.median / problem.touched)
+        found = _swept(arena, f"rows {rows:,}", ["floor"], distribution="uniform", rows=rows, shape=shape)
+        curves.add(rows, found.times)
+        for name, taken in found.times.items():
+            per_row.setdefault(name, []).append(taken.median / found.touched)
     for name, values in per_row.items():
         metrics[f"time_per_row_largest_vs_smallest_table_{name}"] = values[-1] / values[0]
     arena.report.curves.append(curves)
@@ -216,11 +253,17 @@ def _batch_sizes(arena: _Arena) -> None:
     sizes = arena.sizes
     curves = Curves("batch", "rows of a batch", {})
     for size in sizes.batch_sizes:
-        problem = draw("zipf105", sizes.rows_of_sweeps, (size, sizes.features, sizes.dim), sizes.batches)
-        curves.add(size, arena.times(_Case(f"batch {size}", problem, ["headrace", "fbgemm", "floor"])))
+        found = _swept(arena, f"batch {size}", ["fbgemm", "floor"], shape=(size, sizes.features, sizes.dim))
+        curves.add(size, found.times)
     arena.report.curves.append(curves)
     threads = times_by_threads(sizes.rows_of_sweeps, (sizes.batch, sizes.features, sizes.dim), sizes.rounds)
     arena.report.curves.append(Curves("threads", "threads", {"headrace": threads}))
+
+
+def _swept(arena: _Arena, name: str, peers: Sequence[str], **problem: Any) -> _Found:
+    """A case of a sweep, of Zipf 1.05 on a table of `rows_of_sweeps` rows where it does not say otherwise."""
+    given = {"distribution": "zipf105", "rows": arena.sizes.rows_of_sweeps, "batches": arena.sizes.batches, **problem}
+    return arena.measure(name, ["headrace", *peers], **given)
 
 
 def _ratios(what: str, distribution: str, times: Mapping[str, Times]) -> dict[str, float]:
@@ -232,28 +275,28 @@ def _ratios(what: str, distribution: str, times: Mapping[str, Times]) -> dict[st
     }
 
 
-def _check_equal_work(case: _Case, contenders: Mapping[str, Contender]) -> None:
+def _check_equal_work(case: str, problem: Problem, contenders: Mapping[str, Contender]) -> None:
     """A ratio means something only if both did the same work: after the same steps the tables agree. Keras' Adagrad
     is another algorithm than row-wise Adagrad, so there it is not compared."""
     ours = contenders["headrace"].vectors(0)
     assert ours is not None
     for name, contender in contenders.items():
-        theirs = None if name == "keras" and case.problem.optimizer == "rowwise_adagrad" else contender.vectors(0)
+        theirs = None if name == "keras" and problem.optimizer == "rowwise_adagrad" else contender.vectors(0)
         if theirs is None:
             continue
         difference = float(np.max(np.abs(theirs - ours)) / np.max(np.abs(ours)))
         if difference > _EQUAL:
-            raise AssertionError(f"{case.name}: {name} and headrace trained different tables (relative {difference:g})")
+            raise AssertionError(f"{case}: {name} and headrace trained different tables (relative {difference:g})")
 
 
 def _protocol(sizes: Sizes, quick: bool) -> dict[str, Any]:
     return {
         "step": "lookup of [batch, features] ids (or bags of them, summed) in one float32 table, and its update by "
         "row-wise Adagrad with a given output gradient",
-        "order": "contenders take turns in a random order within each round; medians over rounds; FBGEMM and the floor "
-        "in a child",
-        "keras": "Embedding and Adagrad (it has no row-wise one); with bags, tf.nn.safe_embedding_lookup_sparse; SGD is "
-        "the legacy one, whose update is sparse",
+        "order": "a case is a process; its contenders take turns in a random order within each round; medians over "
+        "rounds; FBGEMM and the floor in children of it",
+        "keras": "Embedding and Adagrad (it has no row-wise one); with bags, tf.nn.safe_embedding_lookup_sparse; SGD "
+        "is the legacy one, whose update is sparse",
         "floor": "benchmarks/floor.cc: moves the bytes, computes nothing",
         "zipf": "P(rank r) ~ r^-1.05 or r^-1.2 over the whole vocabulary, ranks scattered over ids",
         "quick": quick,
@@ -261,14 +304,15 @@ def _protocol(sizes: Sizes, quick: bool) -> dict[str, Any]:
     }
 
 
-def _fbgemm(stack: ExitStack, report: Report) -> Peer | None:
+def _fbgemm(report: Report) -> bool:
+    """Whether it is there, which the report notes."""
     try:
-        peer = stack.enter_context(Peer(peers_command(fbgemm.PROGRAM), "FBGEMM"))
+        with Peer(peers_command(fbgemm.PROGRAM), "FBGEMM") as peer:
+            report.machine.update(peer.facts)
     except PeerMissing as reason:
         report.notes.append(str(reason))
-        return None
-    report.machine.update(peer.facts)
-    return peer
+        return False
+    return True
 
 
 def _floor(folder: Path, report: Report) -> Path | None:

@@ -39,6 +39,3 @@ class FbgemmStep:
     def vectors(self, batch: int) -> np.ndarray:
         self._peer.ask({"vectors": batch, "file": str(self._file)})
         return np.load(self._file, allow_pickle=False)
-
-    def release(self) -> None:
-        self._peer.ask({"release": True})

@@ -3,7 +3,7 @@
 Questions: {} -> versions; {"optimizer", "learning_rate", "rows", "ids" (npy [batches, n] int64, each batch's feature by
 feature), "offsets" (npy [F * B + 1] int64 into it), "gradient" (npy [B, F, dim] float32), "epsilon",
 "initial_accumulator"} -> {}: a table of zeros is made; {"batch": k} -> {"seconds"}: one step on batch k; {"vectors": k,
-"file": path} -> {}: the vectors [B, F, dim] of batch k, written as npy; {"release"} -> {}: its memory is given back.
+"file": path} -> {}: the vectors [B, F, dim] of batch k, written as npy.
 """
 
 from __future__ import annotations
@@ -73,8 +73,6 @@ def main() -> None:
         answer: dict[str, Any] = {}
         if "optimizer" in question:
             step = Step(question)
-        elif "release" in question:
-            step = None
         elif "vectors" in question:
             assert step
             np.save(question["file"], step.vectors(question["vectors"]))

@@ -29,9 +29,7 @@ def add_id_tables(report: Report, quick: bool) -> None:
     stream = [tf.constant(piece) for piece in ids]
     contenders: dict[str, Callable[[], Any]] = {
         "headrace": _Headrace,
-        "mutable_hash_table": lambda: _TensorFlows(
-            tf.lookup.experimental.MutableHashTable(tf.int64, tf.int64, _EMPTY)
-        ),
+        "mutable_hash_table": lambda: _TensorFlows(tf.lookup.experimental.MutableHashTable(tf.int64, tf.int64, _EMPTY)),
         "dense_hash_table": lambda: _TensorFlows(
             tf.lookup.experimental.DenseHashTable(tf.int64, tf.int64, _EMPTY, empty_key=_EMPTY, deleted_key=_DELETED)
         ),

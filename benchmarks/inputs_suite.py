@@ -16,7 +16,7 @@ import pyarrow.dataset as pd
 import pyarrow.parquet as pq
 from rich.table import Table
 
-from benchmarks.ids import skewed_ids
+from benchmarks.ids import zipf_ids
 from benchmarks.interleaved import Times, interleave
 from benchmarks.machine import describe
 from benchmarks.report import Report
@@ -128,12 +128,12 @@ def _rows(rows: int, seed: int) -> pa.Table:
     columns: dict[str, Any] = {}
     for name, kind in COLUMNS.items():
         if kind == "id":
-            columns[name] = skewed_ids(generator, (rows,), _VOCABULARY)
+            columns[name] = zipf_ids(generator, (rows,), _VOCABULARY, 1.05)
         elif kind == "dense":
             columns[name] = generator.standard_normal(rows, np.float32)
         else:
             splits = splits_of(generator.integers(0, _LONGEST_LIST, rows))
-            values = skewed_ids(generator, (int(splits[-1]),), _VOCABULARY)
+            values = zipf_ids(generator, (int(splits[-1]),), _VOCABULARY, 1.05)
             columns[name] = pa.ListArray.from_arrays(splits.astype(np.int32), values)
     columns[_LABEL] = generator.integers(0, 2, rows).astype(np.float32)
     return pa.table(columns)

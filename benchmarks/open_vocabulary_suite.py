@@ -1,4 +1,4 @@
-"""Ids that never stop coming: a dynamic table with admission by frequency against a plain hashed table of equal bytes."""
+"""Ids that never stop coming: a dynamic table, admitting by frequency, against a plain hashed table of equal bytes."""
 
 from __future__ import annotations
 

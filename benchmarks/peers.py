@@ -16,8 +16,8 @@ PYTHON = ROOT / ".venv-peers" / "bin" / "python"
 
 
 def peers_command(program: Path) -> list[str]:
-    """Runs a program with the peers' Python; isolated: neither this package's modules nor the caller's PYTHONPATH shadow
-    what a peer imports."""
+    """Runs a program with the peers' Python, isolated: neither this package's modules nor the caller's PYTHONPATH
+    shadow what a peer imports."""
     return [str(PYTHON), "-I", "-W", "ignore", str(program)]
 
 

@@ -49,7 +49,9 @@ class Problem:
         if self.splits is None:
             return np.arange(size * features + 1)
         starts = np.concatenate([[0], np.cumsum(self.splits[:, -1])])
-        return np.concatenate([*(start + own[:-1] for start, own in zip(starts, self.splits, strict=False)), starts[-1:]])
+        return np.concatenate(
+            [*(start + own[:-1] for start, own in zip(starts, self.splits, strict=False)), starts[-1:]]
+        )
 
 
 def draw(

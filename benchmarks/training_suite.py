@@ -18,7 +18,7 @@ from rich.table import Table
 from benchmarks.ids import zipf_ids
 from benchmarks.interleaved import Times, interleave
 from benchmarks.machine import available_memory, describe
-from benchmarks.peers import Peer, PeerMissing, peers_command
+from benchmarks.peers import Peer, peers_command
 from benchmarks.recommenders import BOTTOM, CROSS_LAYERS, CROSS_RANK, DEEP, DENSE, LABEL, TOP, columns
 from benchmarks.report import Report
 from embeddings.config import KERAS_SCALE
@@ -195,7 +195,8 @@ def _tower(name: str, width: int, units: tuple[int, ...]) -> dict[str, tuple[int
 
 def _protocol(sizes: Sizes, quick: bool) -> dict[str, Any]:
     return {
-        "tuning": "PyTorch: torch.compile if it is faster, fused dense Adagrad; once more with an allocator that keeps freed memory",
+        "tuning": "PyTorch: torch.compile if it is faster, fused dense Adagrad; once more with an allocator that keeps "
+        "freed memory",
         "step": "forward, backward, update of tables and dense weights, loss read; batches are in memory",
         "order": "contenders, each a process, take turns in a random order within each round; medians over rounds",
         "tables": f"Criteo's 26, {sum(sizes.tables):,} rows in all",

@@ -44,7 +44,7 @@ class TableConfig:
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise ValueError(
-                f"table '{self.name}': a name begins with a letter or digit and goes on with letters, digits and _ . - /"
+                f"table '{self.name}': a name begins with a letter or digit, and has letters, digits and _ . - / in it"
             )
         if self.dim < 1 or (self.vocabulary_size is not None and self.vocabulary_size < 1):
             raise ValueError(f"table '{self.name}': vocabulary_size and dim are at least 1")

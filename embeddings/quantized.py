@@ -12,14 +12,15 @@ _ROWS_PER_CHUNK = 1 << 16
 
 class QuantizedRows(tf.Module):
     """A table's rows as int8 with one float32 scale a row: value = int8 * scale, scale = max |row| / 127, so no element
-    is off by more than half its row's scale (symmetric per-row quantization: Guan et al., arXiv 1911.02079). It runs, and
-    is saved, in TensorFlow's own ops.
-
-    rows: [n, dim] float32, or what gives rows [start, stop) of it, so that a large table is never held twice: see `of`.
+    is off by more than half its row's scale (symmetric per-row quantization: Guan et al., arXiv 1911.02079). It runs,
+    and is saved, in TensorFlow's own ops.
     """
 
-    def __init__(self, read: Callable[[int, int], tf.Tensor], size: int, dim: int, name: str = "quantized_rows") -> None:
-        """read: rows [start, stop) as [stop - start, dim] float32. size: rows in all.
+    def __init__(
+        self, read: Callable[[int, int], tf.Tensor], size: int, dim: int, name: str = "quantized_rows"
+    ) -> None:
+        """read: gives rows [start, stop) as [stop - start, dim] float32, so that a large table is never held twice.
+        size: rows in all.
 
         Raises:
           ValueError: a row is not finite.

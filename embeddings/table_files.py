@@ -18,8 +18,8 @@ _BYTES_PER_PIECE = 1 << 24
 
 
 def write_table(layer: ShardedEmbedding, name: str, folder: str | Path) -> None:
-    """Writes a table's rows as `rows.npy`, [n, dim] float32, into a new folder, whole or not at all. Of a dynamic table,
-    `ids.npy` [n - 1] int64 rises, rows[0] is that of ids without a row, and rows[i + 1] that of ids[i].
+    """Writes a table's rows as `rows.npy`, [n, dim] float32, into a new folder, whole or not at all. Of a dynamic
+    table, `ids.npy` [n - 1] int64 rises, rows[0] is that of ids without a row, and rows[i + 1] that of ids[i].
 
     Raises:
       UserError: the folder cannot be written.
@@ -41,8 +41,8 @@ def write_table(layer: ShardedEmbedding, name: str, folder: str | Path) -> None:
 
 
 def read_table(layer: ShardedEmbedding, name: str, folder: str | Path) -> None:
-    """Sets a static table's rows to those that `write_table` wrote; slot variables stay as they are. In 16 bits a row is
-    rounded to the nearest.
+    """Sets a static table's rows to those that `write_table` wrote; slot variables stay as they are. In 16 bits a row
+    is rounded to the nearest.
 
     Raises:
       UserError: the files are missing, damaged, or of another shape; the table is then as it was.

@@ -87,8 +87,8 @@ def _build(compiler: str, path: Path) -> None:
         files = sorted(SOURCES.glob("*.cc"))
         made = [objects / f"{file.stem}.o" for file in files]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            jobs = [[compiler, *include, *_flags(), "-c", str(f), "-o", str(o)] for f, o in zip(files, made, strict=True)]
-            list(pool.map(_run, jobs))
+            compile_to = [compiler, *include, *_flags(), "-c", "-o"]
+            list(pool.map(_run, [[*compile_to, str(o), str(f)] for f, o in zip(files, made, strict=True)]))
         linked = objects / path.name
         _run([compiler, "-shared", *_flags(), *map(str, made), *tf.sysconfig.get_link_flags(), "-o", str(linked)])
         os.replace(linked, path)  # whole or not there: a process that starts now reads one or builds its own

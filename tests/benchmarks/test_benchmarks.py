@@ -85,8 +85,8 @@ def test_contenders_take_turns_and_warm_up_is_not_counted():
 
 def test_zipf_ids_follow_their_law_and_uniform_ids_do_not():
     counts = {}
-    for name, draw in DISTRIBUTIONS.items():
-        ids = draw(np.random.default_rng(3), (200, 500), 1000)
+    for name, ids_of in DISTRIBUTIONS.items():
+        ids = ids_of(np.random.default_rng(3), (200, 500), 1000)
         assert ids.shape == (200, 500)
         assert ids.dtype == np.int64
         assert ids.min() >= 0

@@ -4,7 +4,7 @@ namespace headrace {
 namespace {
 
 constexpr int64_t kIdsPerChunk = 8192;
-constexpr int64_t kIdsPerPart = 16384;  // whose numbering fits the second-level cache
+constexpr int64_t kIdsPerPart = 4096;  // whose numbering stays in the nearest caches
 constexpr int kPartsPerThread = 4;      // for balance
 
 }  // namespace
@@ -24,7 +24,6 @@ Grouping::Grouping(const std::vector<Feature>& features, const std::vector<int64
     singles_ = NewBlock<uint8_t>(singles);
     std::memset(singles_.get(), 0, singles);
   }
-  // Fewer parts keep a part's gradients close together in memory; more of them keep its rows in the cache.
   int bits = 0;
   const int64_t most = std::max<int64_t>(kPartsPerThread * pool->NumThreads(), total / kIdsPerPart);
   while (bits < kBinBits && (int64_t{1} << (bits + 1)) <= most && (kIdsPerPart << bits) / 16 < total) ++bits;
