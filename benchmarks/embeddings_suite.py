@@ -6,6 +6,7 @@ import multiprocessing
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from benchmarks.peers import Peer, PeerMissing, peers_command
 from benchmarks.problem import Problem, draw
 from benchmarks.report import Curves, Report
 from benchmarks.threads import times_by_threads
+from foundation.errors import UserError
 from foundation.progress import progress
 
 _FLOAT = 4  # bytes
@@ -131,14 +133,19 @@ class _Arena:
                 f"{there / 1e9:.0f} GB are free"
             )
             return _Found({}, 1.0)
-        if self._quick:
-            found = _measure(case, self._program)
-            self._add(name, found.times)
-            return found
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            found = pool.submit(_measure, case, self._program).result()
+        try:
+            found = self._found(case)
+        except (UserError, BrokenProcessPool) as error:  # what was measured so far is not lost with it
+            self.report.notes.append(f"{name} was left out: {error}")
+            return _Found({}, 1.0)
         self._add(name, found.times)
         return found
+
+    def _found(self, case: _Case) -> _Found:
+        if self._quick:
+            return _measure(case, self._program)
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            return pool.submit(_measure, case, self._program).result()
 
     def _add(self, case: str, times: Mapping[str, Times]) -> None:
         """A case's rows of the table, and its metrics."""

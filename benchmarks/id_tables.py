@@ -37,7 +37,7 @@ def add_id_tables(report: Report, quick: bool) -> None:
 
     def filled(make: Callable[[], Any]) -> float:
         table = make()
-        step = tf.function(table.find_or_insert)
+        step = tf.function(table.find_or_insert, input_signature=[tf.TensorSpec([None], tf.int64)])
         step(stream[0][:1])
         start = time.perf_counter()
         rows = [step(piece) for piece in stream]

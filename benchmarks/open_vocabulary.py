@@ -21,7 +21,7 @@ from foundation.tf import tf
 _EXPONENT = 1.05
 _RANK = 4  # of the hidden worth
 _RATE = 0.1
-_ENTRY_BYTES = 24  # of the id table, for each place
+_ENTRY_BYTES = 20  # of the id table, for each place
 _LOAD = 0.52  # share of its places that are taken, on average between two doublings
 
 

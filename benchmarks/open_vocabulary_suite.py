@@ -41,7 +41,7 @@ def run(quick: bool) -> Report:
     """Trains both, each in a process of its own, so that its memory is its own; dynamic first: its bytes are what the
     hashed table is given."""
     sizes = QUICK if quick else Sizes()
-    table = Table("table", "rows", "table MB", "process' peak MB", "NDCG@10", "s", title="open vocabulary")
+    table = Table("table", "rows", "table MB, by its rows", "process' peak MB", "NDCG@10", "s", title="open vocabulary")
     report = Report("open_vocabulary", {"stream": Sizes.__doc__, "quick": quick, **asdict(sizes)}, describe(), table)
     found: dict[str, dict[str, Any]] = {}
     with progress("open vocabulary", 3, "tables") as meter:

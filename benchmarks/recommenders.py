@@ -185,7 +185,7 @@ class Training:
         names = list(columns(self._features))
         ids, numbers = names[: self._features], names[self._features : -1]
         batch_size = int(self._batches[0][1].shape[0])
-        stream = Stream(ParquetLog(folder, columns(self._features)), batch_size, shuffle=False)
+        stream = Stream(ParquetLog(folder, columns(self._features)), batch_size)
         waited, steps, start = 0.0, 0, time.perf_counter()
         with stream.iterate(0) as batches:
             while True:

@@ -6,7 +6,7 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from embeddings.optimizers import OPTIMIZERS, RowWiseAdagrad, SparseOptimizer, optimizer_from
+from embeddings.optimizers import OPTIMIZERS, Adam, RowWiseAdagrad, SparseOptimizer, optimizer_from
 from embeddings.tables.admission import Admission
 from embeddings.tables.eviction import Eviction, LeastFrequentlyUsed, LeastRecentlyUsed
 from foundation.precision import PRECISIONS, Precision
@@ -49,7 +49,7 @@ class TableConfig:
         if self.dim < 1 or (self.vocabulary_size is not None and self.vocabulary_size < 1):
             raise ValueError(f"table '{self.name}': vocabulary_size and dim are at least 1")
         self._check_policies()
-        if not isinstance(self.optimizer, SparseOptimizer):
+        if type(self.optimizer) not in OPTIMIZERS.values():
             raise TypeError(
                 f"table '{self.name}': optimizer is {type(self.optimizer).__name__}; a table takes one of embeddings' "
                 f"own ({', '.join(OPTIMIZERS)}), which it applies in the backward pass"
@@ -59,6 +59,8 @@ class TableConfig:
         for option, value in (("precision", self.precision), ("slot_precision", self.slot_precision)):
             if value not in PRECISIONS:
                 raise ValueError(f"table '{self.name}': {option} is {value!r}; known: {', '.join(PRECISIONS)}")
+        if isinstance(self.optimizer, Adam) and self.slot_precision == "float16":
+            raise ValueError(f"table '{self.name}': Adam's velocity is too small a number for float16; take bfloat16")
         if not -(2**63) <= self.seed < 2**63:
             raise ValueError(f"table '{self.name}': seed fits in 64 bits")
 
@@ -66,6 +68,12 @@ class TableConfig:
         given = [option for option in ("admission", "eviction", "capacity") if getattr(self, option) is not None]
         if given and self.vocabulary_size is not None:
             raise ValueError(f"table '{self.name}': {given[0]} is for dynamic tables, whose vocabulary_size is None")
+        for option, kinds in (("admission", get_args(Admission)), ("eviction", get_args(Eviction))):
+            if not isinstance(getattr(self, option), (*kinds, type(None))):
+                names = ", ".join(kind.__name__ for kind in kinds)
+                raise TypeError(
+                    f"table '{self.name}': {option} is {getattr(self, option)!r}; it is one of {names}, or None"
+                )
         if self.capacity is not None and self.capacity < 1:
             raise ValueError(f"table '{self.name}': capacity is at least 1")
         if isinstance(self.eviction, LeastRecentlyUsed | LeastFrequentlyUsed) and self.capacity is None:

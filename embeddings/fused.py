@@ -51,8 +51,6 @@ class FusedUpdate:
         self, trap: tf.Variable, groups: Sequence[TableGroup], bags: Sequence[list[Bag]], training: bool
     ) -> tuple[list[list[tf.Tensor]], tf.Tensor]:
         """What `Kernels.lookup` gives for each group, and a zero whose gradient is the loss scale."""
-        if training:
-            self._expect_gradient()
         flat = [(group, bag) for group, asked in zip(groups, bags, strict=True) for bag in asked]
         # weights that a gradient may be asked for: only for them are the rows read again in the backward pass
         learned = [place for place, (_, bag) in enumerate(flat) if bag.weights is not None and is_watched(bag.weights)]
@@ -64,6 +62,8 @@ class FusedUpdate:
             outputs = [output for of_group in outputs for output in of_group]
 
             def backward(*upstream: tf.Tensor) -> tuple[tf.Tensor, ...]:
+                if not training:
+                    _refuse_dynamic(groups)
                 *gradients, scale = upstream
                 self._close(version)
                 of_weights = [
@@ -76,7 +76,7 @@ class FusedUpdate:
         *outputs, probe = trapped(tf.convert_to_tensor(trap), *(flat[place][1].weights for place in learned))
         return _like(bags, outputs), probe
 
-    def _expect_gradient(self) -> None:
+    def expect_gradient(self) -> None:
         """Fails when the last training call was never differentiated; that failure is told once."""
         missed = self._awaiting.read_value()
         self._awaiting.assign(tf.logical_not(missed))
@@ -137,6 +137,8 @@ class _Waiting:
         tf.debugging.Assert(self._skipped < MOST_SKIPPED, [_NOT_COMMITTED])
         self._skipped.assign_add(1)
         finite = tf.constant(True)
+        for present in self._present.values():  # a step that was skipped may have left some of other tables
+            present.assign(False)
         for name, (ids, gradient) in gradients.items():
             self._present[name].assign(True)
             self._ids[name].assign(ids)
@@ -158,6 +160,15 @@ class _Waiting:
         kernels().update(TableGroup((table,)), [ids], [self._gradients[name].read_value()])
         self._present[name].assign(False)
         return tf.constant(True)
+
+
+def _refuse_dynamic(groups: Sequence[TableGroup]) -> None:
+    names = [table.config.name for group in groups for table in group.tables if table.config.vocabulary_size is None]
+    if names:
+        raise ValueError(
+            f"dynamic tables ({', '.join(names)}) learn, and take up new ids, only in a call with training=True: pass "
+            "it to the layer in the training step"
+        )
 
 
 def _like(bags: Sequence[list[Bag]], flat: Sequence[tf.Tensor]) -> list[list[tf.Tensor]]:

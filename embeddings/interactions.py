@@ -9,9 +9,9 @@ from foundation.tf import tf
 
 
 def pairwise_dots(vectors: Sequence[tf.Tensor]) -> tf.Tensor:
-    """[B, N * (N - 1) / 2] float32: the dot product of every two of N vectors [B, dim] float32, in the order (1, 0),
-    (2, 0), (2, 1), (3, 0) and so on: the lower triangle of the matrix of products, row by row (DLRM: Naumov et al.,
-    arXiv 1906.00091, section 2.1.3).
+    """[B, N * (N - 1) / 2] float32: the dot product of every two of N vectors [B, dim] (cast to float32), in the order
+    (1, 0), (2, 0), (2, 1), (3, 0) and so on: the lower triangle of the matrix of products, row by row (DLRM: Naumov et
+    al., arXiv 1906.00091, section 2.1.3).
 
     It takes the outputs of an embedding layer as they are: nothing is stacked, and each product is made once.
 
@@ -20,6 +20,8 @@ def pairwise_dots(vectors: Sequence[tf.Tensor]) -> tf.Tensor:
     """
     if len(vectors) < 2:
         raise ValueError(f"pairwise_dots: two vectors or more are wanted, not {len(vectors)}")
+
+    vectors = [tf.cast(vector, tf.float32) for vector in vectors]  # a mixed_float16 layer gives float16
 
     @tf.custom_gradient
     def dots(*vectors: tf.Tensor):

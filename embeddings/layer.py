@@ -24,7 +24,8 @@ class ShardedEmbedding(keras.layers.Layer):
     Output: [B, dim], or with combiner None one vector per id, ragged where the ids were.
 
     A table whose vocabulary_size is None is dynamic: with training=True it gives new ids a row (`embeddings.tables`);
-    otherwise, and where an id is not admitted, they share the table's row 0.
+    otherwise, and where an id is not admitted, they share the table's row 0. Dynamic tables are no Keras weights at
+    all: a tf.train.Checkpoint holds them; `get_weights` (so EarlyStopping's restore_best_weights) and HDF5 do not.
 
     Every variable exists after construction. The tables are not trainable weights: when a gradient is asked through
     the layer, the backward pass applies each table's own optimizer to the rows that were looked up, summed over their
@@ -90,14 +91,14 @@ class ShardedEmbedding(keras.layers.Layer):
             feature = self.features[name]
             group, place = self._place[feature.table.name]
             asked[group].append(bag_of(name, value, feature, place))
-        asked = [
-            _numbered(group, bags, bool(training) and self.trainable)
-            for group, bags in zip(self._groups, asked, strict=True)
-        ]
+        trains = bool(training) and self.trainable
+        if trains:
+            self._fused.expect_gradient()
+        asked = [_numbered(group, bags, trains) for group, bags in zip(self._groups, asked, strict=True)]
         used = [(group, bags) for group, bags in zip(self._groups, asked, strict=True) if bags]
         if self.trainable:
             groups, of_groups = [group for group, _ in used], [bags for _, bags in used]
-            pooled, probe = self._fused.lookup(self.gradient_trap, groups, of_groups, bool(training))
+            pooled, probe = self._fused.lookup(self.gradient_trap, groups, of_groups, trains)
             if self._scaled:
                 self.add_loss(probe)
         else:
@@ -118,15 +119,21 @@ class ShardedEmbedding(keras.layers.Layer):
 
     def table(self, name: str) -> tf.Variable:
         """The rows of one table."""
-        return self._tables[name].rows
+        return self.held(name).rows
 
     def held(self, name: str) -> StaticTable | DynamicTable:
-        """A table with all that belongs to it: `rows`, `slots`, `updates`."""
+        """A table with all that belongs to it: `rows`, `slots`, `updates`.
+
+        Raises:
+          ValueError: the layer has no such table.
+        """
+        if name not in self._tables:
+            raise ValueError(f"{self.name}: no table '{name}'; the layer has {sorted(self._tables)}")
         return self._tables[name]
 
     def vocabulary(self, name: str) -> Vocabulary:
         """The ids and rows of a dynamic table, by id: static from now on, to be looked up or exported."""
-        table = self._tables[name]
+        table = self.held(name)
         if not isinstance(table, DynamicTable):
             raise ValueError(f"table '{name}' is static: its ids are 0 to {table.config.vocabulary_size} - 1")
         return table.vocabulary()
@@ -137,15 +144,12 @@ class ShardedEmbedding(keras.layers.Layer):
         return {name: table.counts() for name, table in self._dynamic_tables.items()}
 
     def save_own_variables(self, store: Any) -> None:
-        self._refuse_to_lose_tables()
-        super().save_own_variables(store)
-
-    def _refuse_to_lose_tables(self) -> None:
         if self._dynamic_tables:
             raise ValueError(
                 f"{self.name}: Keras' own files cannot hold dynamic tables ({', '.join(self._dynamic_tables)}): save a "
                 "tf.train.Checkpoint, or take their `vocabulary`"
             )
+        super().save_own_variables(store)
 
     def get_config(self) -> dict[str, Any]:
         tables = [feature.table.document() for feature in self.features.values()]

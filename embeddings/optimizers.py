@@ -52,6 +52,10 @@ class SparseOptimizer(ABC):
             raise ValueError("clipnorm and clipvalue exclude each other")
         if self.weight_decay < 0:
             raise ValueError("weight_decay is not negative")
+        if min(1.0 if clip is None else clip for clip in (self.clipnorm, self.clipvalue)) <= 0:
+            raise ValueError("clipnorm and clipvalue are positive")
+        if not callable(self.learning_rate) and self.learning_rate < 0:
+            raise ValueError("learning_rate is not negative")
 
     @abstractmethod
     def step(
@@ -170,7 +174,9 @@ class Adam(SparseOptimizer):
 class FTRL(SparseOptimizer):
     """FTRL-proximal (McMahan et al., KDD 2013, algorithm 1, alpha being the learning rate): n the accumulated g^2,
     z += g - (sqrt(n) - sqrt(n before)) / alpha * row; row = 0 where |z| <= l1, else -(z - sign(z) l1) / ((beta +
-    sqrt(n)) / alpha + l2). It regularises by l1 and l2; weight decay would be undone by the next step."""
+    sqrt(n)) / alpha + l2). It regularises by l1 and l2; weight decay would be undone by the next step. As z begins at
+    0, a row's first step forgets most of its initial values: begin with `initializer_scale=0`, as the paper does, where
+    nothing else needs them."""
 
     l1: float = 0.0
     l2: float = 0.0
@@ -184,8 +190,11 @@ class FTRL(SparseOptimizer):
             raise ValueError("FTRL takes l2, not weight_decay")
         if min(self.l1, self.l2, self.beta) < 0:
             raise ValueError("FTRL: l1, l2 and beta are not negative")
-        if not callable(self.learning_rate) and self.learning_rate <= 0:
-            raise ValueError("FTRL divides by its learning rate, which is positive")
+        if callable(self.learning_rate) or self.learning_rate <= 0:
+            raise ValueError(
+                "FTRL's learning_rate is one positive number: what it has summed up was divided by it, so a schedule "
+                "would scale every row by the ratio of its rates"
+            )
 
     def constants(self, rate, updates):
         return [self.l1, self.l2, self.beta]

@@ -42,6 +42,10 @@ class QuantizedRows(tf.Module):
     @classmethod
     def of(cls, rows: tf.Tensor | tf.Variable, name: str = "quantized_rows") -> QuantizedRows:
         """Of a table's variable, or rows that are at hand."""
+        if rows.shape[0] is None:
+            raise ValueError(
+                f"{name}: a dynamic table's rows lie in no order of their own; take those of its vocabulary"
+            )
         return cls(lambda start, stop: tf.gather(rows, tf.range(start, stop)), int(rows.shape[0]), rows.shape[1], name)
 
     def look_up(self, ids: tf.Tensor) -> tf.Tensor:

@@ -16,32 +16,39 @@ def write_counts(layer: ShardedEmbedding, step: int) -> None:
 
 
 class TableCounts(keras.callbacks.Callback):
-    """Writes the counts of a model's dynamic tables every so many batches, and at each epoch's end.
+    """Writes the counts of a model's dynamic tables every so many steps of its optimizer, and at each epoch's end.
 
-    log_dir: TensorBoard's folder. every: batches between two entries.
+    log_dir: TensorBoard's folder. every: steps from one entry to the next, at least.
     """
 
     def __init__(self, log_dir: str, every: int = 100) -> None:
         super().__init__()
         if every < 1:
             raise ValueError("TableCounts: every is at least 1")
-        self._writer = tf.summary.create_file_writer(str(log_dir))
-        self._every, self._batches = every, 0
+        self._log_dir, self._every, self._written = str(log_dir), every, 0
+        self._writer: Any = None
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._writer, self._written = tf.summary.create_file_writer(self._log_dir), self._step()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self._batches += 1
-        if self._batches % self._every == 0:
+        if self._step() >= self._written + self._every:
             self._write()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        self._write()
+        if self._step() > self._written:
+            self._write()
 
     def on_train_end(self, logs: Any = None) -> None:
         self._writer.close()
 
+    def _step(self) -> int:
+        return int(self.model.optimizer.iterations)
+
     def _write(self) -> None:
+        self._written = self._step()
         with self._writer.as_default():
             for layer in self.model.submodules:
                 if isinstance(layer, ShardedEmbedding):
-                    write_counts(layer, self._batches)
+                    write_counts(layer, self._written)
         self._writer.flush()

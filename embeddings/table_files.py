@@ -22,8 +22,10 @@ def write_table(layer: ShardedEmbedding, name: str, folder: str | Path) -> None:
     table, `ids.npy` [n - 1] int64 rises, rows[0] is that of ids without a row, and rows[i + 1] that of ids[i].
 
     Raises:
-      UserError: the folder cannot be written.
+      UserError: the folder is there already, or cannot be written.
     """
+    if Path(folder).exists():
+        raise UserError(f"{folder}: this is there already.", "Name a folder that is not.")
     table = layer.held(name)
     dim, places = table.config.dim, None
     if isinstance(table, DynamicTable):

@@ -4,6 +4,7 @@ and `inputs` does without TensorFlow."""
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,9 @@ def _features_of(block: RecordBlock) -> dict[str, tuple[str, set[int]]]:
     """By name, how the first records store a feature and the numbers of values they have."""
     sample = RecordBlock(block.file, block.offset, block.first, min(block.records, SAMPLE))
     features: dict[str, tuple[str, set[int]]] = {}
-    for number, serialized in enumerate(_records(sample).numpy()):
+    present: Counter[str] = Counter()
+    records = _records(sample).numpy()
+    for number, serialized in enumerate(records):
         try:
             example = tf.train.Example.FromString(serialized)
         except Exception as error:  # protobuf's own class has no public home that all its releases share
@@ -150,6 +153,10 @@ def _features_of(block: RecordBlock) -> dict[str, tuple[str, set[int]]]:
             if stored is not None:
                 lengths = features.setdefault(name, (stored, set()))[1]
                 lengths.add(len(getattr(feature, stored).value))
+                present[name] += 1
+    for name, (_, lengths) in features.items():
+        if present[name] < len(records):
+            lengths.add(0)  # a record without it is one with none of its values
     return features
 
 

@@ -87,6 +87,7 @@ class Stream:
         """Global batch `k` of an epoch, or a rank's slice of it, decoded here and now."""
         if not 0 <= k < len(self):
             raise IndexError(f"batch {k} of {len(self)}")
+        _check_rank(rank, world_size)
         if epoch != self._order_at:
             self._order_at, self._order, self._decoded = epoch, self._order_of(epoch), {}
         pieces, read = self._order.pieces(k, rank, world_size), self._reader(self._order)
@@ -96,6 +97,9 @@ class Stream:
 
     def iterate(self, epoch: int, k: int = 0, rank: int = 0, world_size: int = 1) -> ReadAhead:
         """Batches k, k + 1, ... to the end of the epoch, made ahead by threads. Errors come where the batch would."""
+        if not 0 <= k <= len(self):
+            raise IndexError(f"batch {k} of {len(self)}")
+        _check_rank(rank, world_size)
         return ReadAhead(self._batches(epoch, k, rank, world_size))
 
     def _batches(self, epoch: int, k: int, rank: int, world_size: int) -> Iterator[Inputs]:
@@ -116,6 +120,11 @@ class Stream:
 
     def _reader(self, order: LaneOrder) -> Callable[[int], Inputs]:
         return lambda block: self.log.read(block, order.row_order(block))
+
+
+def _check_rank(rank: int, world_size: int) -> None:
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank {rank} of {world_size}: ranks are 0 to world_size - 1")
 
 
 class _Ahead:

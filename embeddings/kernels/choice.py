@@ -75,7 +75,7 @@ def kernels() -> Kernels:
     mode = os.environ.get("HEADRACE_KERNELS", "auto")
     if mode not in MODES:
         raise UserError(f"HEADRACE_KERNELS is {mode!r}.", f"It may be {', '.join(MODES)}.")
-    if _stock.get() or is_being_saved() or mode == "off":
+    if must_be_stock() or mode == "off":
         return reference
     native = _native()
     if isinstance(native, UserError):
@@ -88,6 +88,11 @@ def kernels() -> Kernels:
 def compiled() -> bool:
     """Whether the compiled kernels are what `kernels()` gives."""
     return kernels() is not reference
+
+
+def must_be_stock() -> bool:
+    """Whether what is traced now is to run in a TensorFlow that knows no op of ours."""
+    return bool(_stock.get()) or is_being_saved()
 
 
 @contextlib.contextmanager
@@ -108,8 +113,8 @@ def _native() -> Any:
 
         return NativeKernels(tf.load_op_library(str(build.library())))
     except UserError as error:
-        say(f"{error.message} Tables are looked up and updated by TensorFlow's own ops, about half as fast.")
+        say(f"{error.message} Tables are looked up and updated by TensorFlow's own ops, several times slower.")
         return error
     except tf.errors.OpError as error:
-        say("kernels: the compiled library does not load; TensorFlow's own ops are used, about half as fast.")
+        say("kernels: the compiled library does not load; TensorFlow's own ops are used, several times slower.")
         return UserError(f"kernels: the compiled library does not load ({error.message.splitlines()[0]}).")

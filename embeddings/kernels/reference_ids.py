@@ -71,7 +71,7 @@ class _Bucket:
             uses = {"lru": lambda e: (e.last_seen, e.frequency), "lfu": lambda e: (e.frequency, e.last_seen)}
             victims = sorted(old, key=lambda i: (uses[policy.eviction](self.entries[i]), i))[: max(most, 0)]
         freed = [self.entries.pop(victim).row for victim in victims]
-        return min(wanted, share - len(self.entries)), freed
+        return max(min(wanted, share - len(self.entries)), 0), freed
 
 
 class ReferenceIdTable:
@@ -131,7 +131,8 @@ class ReferenceIdTable:
             self._buckets[self._bucket_of(int(hashed))].entries[int(i)] = _Entry(place + 1, int(frequency), int(seen))
         self._next_row = 1 + len(values["ids"])
         cells = sum(len(bucket.counters) for bucket in self._buckets)
-        if len(values["counters"]) == cells:
+        # else: under another admission or capacity, counting begins anew
+        if len(values["counters"]) == cells and len(values["counted"]) == len(self._buckets):
             pieces = np.split(values["counters"], len(self._buckets))
             for bucket, piece, counted in zip(self._buckets, pieces, values["counted"], strict=True):
                 bucket.counters, bucket.counted = piece.copy(), int(counted)

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from embeddings.config import TableConfig
-from embeddings.kernels import kernels
+from embeddings.kernels import kernels, must_be_stock
 from embeddings.tables.identity import COUNTS, IdPolicy
-from foundation.tf import Trackable, is_being_saved, tf
+from foundation.tf import Trackable, tf
 
 NO_ID = -(2**63)  # identity of row 0, for stochastic rounding
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Vocabulary:
     """A dynamic table made static. ids: [n] int64, rising. rows: [n + 1, dim] float32; row 0 is that of ids without a
     row of their own, row i + 1 that of ids[i]."""
@@ -46,33 +46,35 @@ class DynamicTable(Trackable):
         self.config = config
         policy = IdPolicy.of(config)
         self.key = policy.key
-        self.identities = _growing(tf.constant([NO_ID], tf.int64), f"{config.name}/identities")
-        self.rows = _growing(tf.zeros((1, config.dim), config.precision), f"{config.name}/rows")
-        self.slots = {
-            name: _growing(
-                tf.fill(slot.shape(1, config.dim), tf.cast(slot.initial, config.slot_precision)),
-                f"{config.name}/{name}",
-            )
-            for name, slot in config.optimizer.slots.items()
-        }
-        self.updates = tf.Variable(0, dtype=tf.int64, trainable=False, name=f"{config.name}/updates")
-        self._ids = kernels().id_table(policy)
+        with tf.device("CPU:0"):  # where the kernels are: tables lie in the host's memory
+            self.identities = _growing(tf.constant([NO_ID], tf.int64), f"{config.name}/identities")
+            self.rows = _growing(tf.zeros((1, config.dim), config.precision), f"{config.name}/rows")
+            self.slots = {
+                name: _growing(
+                    tf.fill(slot.shape(1, config.dim), tf.cast(slot.initial, config.slot_precision)),
+                    f"{config.name}/{name}",
+                )
+                for name, slot in config.optimizer.slots.items()
+            }
+            self.updates = tf.Variable(0, dtype=tf.int64, trainable=False, name=f"{config.name}/updates")
+            self._ids = kernels().id_table(policy)
 
     def find(self, features: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """The rows [n] int64 of each feature's ids [n] int64, 0 where an id has none.
 
         Raises:
-          ValueError: a SavedModel is being made, which cannot hold it.
+          ValueError: what is traced is to be exported, which cannot hold it.
         """
-        if is_being_saved():
+        if must_be_stock():
             raise ValueError(
-                f"table '{self.config.name}' is dynamic: a SavedModel holds static tables. Take its `vocabulary` "
+                f"table '{self.config.name}' is dynamic: what is exported holds static tables. Take its `vocabulary` "
                 "(ShardedEmbedding.vocabulary), and look up in that"
             )
         return self._ids.find(features)
 
     def find_or_insert(self, features: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """The same in a training step: new ids get a row if they are admitted."""
+        assert not must_be_stock()
         slots = [(self.slots[name], slot.initial) for name, slot in self.config.optimizer.slots.items()]
         return self._ids.find_or_insert(features, self.identities, self.rows, slots, self.config.scale)
 

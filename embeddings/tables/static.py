@@ -18,15 +18,16 @@ class StaticTable:
         self.config = config
         self.key = table_key(config.seed, config.name)
         make = kernels()
-        self.rows = make.new_rows(config)
         dtype = tf.as_dtype(config.slot_precision)
-        self.slots = {
-            name: make.new_slot(
-                slot.shape(config.vocabulary_size, config.dim), slot.initial, dtype, f"{config.name}/{name}"
-            )
-            for name, slot in config.optimizer.slots.items()
-        }
-        self.updates = tf.Variable(0, dtype=tf.int64, trainable=False, name=f"{config.name}/updates")
+        with tf.device("CPU:0"):  # where the kernels are: tables lie in the host's memory
+            self.rows = make.new_rows(config)
+            self.slots = {
+                name: make.new_slot(
+                    slot.shape(config.vocabulary_size, config.dim), slot.initial, dtype, f"{config.name}/{name}"
+                )
+                for name, slot in config.optimizer.slots.items()
+            }
+            self.updates = tf.Variable(0, dtype=tf.int64, trainable=False, name=f"{config.name}/updates")
 
     @property
     def variables(self) -> dict[str, tf.Variable]:

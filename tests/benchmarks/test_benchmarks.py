@@ -51,6 +51,18 @@ def test_the_embeddings_suite_prints_a_table_and_writes_figures_and_plots(tmp_pa
 
 
 @pytest.mark.parametrize(
+    ("suite", "figure"), [("open_vocabulary", "dynamic_ndcg@10"), ("inputs", "parquet_time_vs_arrow_floor")]
+)
+def test_the_other_suites_run_and_write_their_figures(tmp_path, suite, figure):
+    file = tmp_path / "figures.json"
+    done = measure(suite, "--quick", "--json", file)
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads(file.read_text())["metrics"]
+    assert all(math.isfinite(value) for value in metrics.values())
+    assert metrics[figure] > 0
+
+
+@pytest.mark.parametrize(
     ("words", "told"),
     [
         (["embedings"], "did you mean 'embeddings'?"),

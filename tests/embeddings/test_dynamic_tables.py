@@ -186,15 +186,44 @@ def test_its_vocabulary_is_looked_up_in_plain_tensorflow(tmp_path):
     assert np.array_equal(tf.saved_model.load(str(tmp_path / "model")).look_up(ids), layer({"one": ids})["one"])
 
 
+def test_learning_without_training_true_is_refused_rather_than_done_to_the_shared_row():
+    layer = _layer()
+    with pytest.raises(
+        ValueError, match=r"dynamic tables \(t\) learn, and take up new ids, only in a call with training"
+    ):
+        _train_plainly(layer)
+    static = _layer(10)
+    _train_plainly(static)  # as TFRS' own tutorials do
+
+
+def _train_plainly(layer):
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(layer({"one": tf.constant([1])})["one"])
+    tape.gradient(loss, layer.trainable_variables)
+
+
+def test_fit_with_several_steps_an_execution_inserts_at_each_of_them():
+    layer = _layer()
+    inputs = {"one": keras.Input((), dtype=tf.int64, name="one")}
+    model = keras.Model(inputs, keras.layers.Dense(1)(layer(inputs)["one"]))
+    model.compile(keras.optimizers.SGD(0.1), "mse", steps_per_execution=4)
+    model.fit({"one": np.arange(64)}, np.ones(64), batch_size=8, verbose=0)
+    assert {name: int(value) for name, value in layer.counts()["t"].items()} == {
+        "steps": 8, "rows": 64, "insertions": 64, "evictions": 0, "rejected": 0,
+    }  # fmt: skip
+
+
 def test_what_cannot_hold_it_says_so(tmp_path):
     inputs = {"one": keras.Input((), dtype=tf.int64, name="one")}
     model = keras.Model(inputs, _layer()(inputs)["one"])
-    with pytest.raises(ValueError, match="table 't' is dynamic: a SavedModel holds static tables"):
+    with pytest.raises(ValueError, match="table 't' is dynamic: what is exported holds static tables"):
         tf.saved_model.save(model, str(tmp_path / "model"))
     with pytest.raises(ValueError, match="Keras' own files cannot hold dynamic tables"):
         model.save(str(tmp_path / "model.keras"))
     with pytest.raises(ValueError, match="table 't' is static"):
         _layer(10).vocabulary("t")
+    with pytest.raises(ValueError, match=r"no table 'typo'; the layer has \['t'\]"):
+        _layer().vocabulary("typo")
 
 
 @pytest.mark.parametrize(
@@ -204,11 +233,35 @@ def test_what_cannot_hold_it_says_so(tmp_path):
         ({"vocabulary_size": 5, "admission": FrequencyAdmission(2)}, "admission is for dynamic tables"),
         ({"vocabulary_size": None, "capacity": 0}, "capacity is at least 1"),
         ({"vocabulary_size": None, "eviction": LeastRecentlyUsed()}, "LeastRecentlyUsed evicts at a capacity"),
+        ({"vocabulary_size": None, "eviction": LeastRecentlyUsed}, "eviction is <class .*it is one of TimeToLive"),
+        ({"vocabulary_size": None, "admission": 5}, "admission is 5; it is one of FrequencyAdmission"),
+        ({"vocabulary_size": 5, "precision": "half"}, "precision is 'half'; known: float32, bfloat16, float16"),
+        ({"vocabulary_size": 5, "optimizer": Adam(), "slot_precision": "float16"}, "take bfloat16"),
+        ({"vocabulary_size": 5, "name": "my table"}, "a name begins with a letter or digit"),
+        ({"vocabulary_size": 5, "optimizer": type("Mine", (embeddings.SGD,), {})()}, "optimizer is Mine"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        TableConfig(**{"name": "t", "dim": 4, **options})
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        ("SGD", {"learning_rate": -1.0}, "learning_rate is not negative"),
+        ("SGD", {"weight_decay": -1.0}, "weight_decay is not negative"),
+        ("Adagrad", {"clipnorm": 0.0}, "clipnorm and clipvalue are positive"),
+        ("Adagrad", {"clipnorm": 1.0, "clipvalue": 1.0}, "exclude each other"),
+        ("Adam", {"beta_1": 1.0}, "lie in"),
+        ("FTRL", {"weight_decay": 0.1}, "FTRL takes l2"),
+        ("FTRL", {"l1": -1.0}, "l1, l2 and beta are not negative"),
+        ("FTRL", {"learning_rate": lambda step: 0.1}, "FTRL's learning_rate is one positive number"),
+    ],
+)
+def test_optimizers_check_their_numbers(kind, options, message):
     with pytest.raises(ValueError, match=message):
-        TableConfig("t", dim=4, **options)
+        getattr(embeddings, kind)(**options)
 
 
 @pytest.mark.parametrize(
@@ -246,7 +299,7 @@ def test_counts_reach_tensorboard(tmp_path):
         for value in event.summary.value
     ]
     rows = [(step, value) for tag, step, value in events if tag == f"{layer.name}/t/rows"]
-    assert rows == [(2, 32), (4, 64), (4, 64)]
+    assert rows == [(2, 32), (4, 64)]
     assert {tag.rpartition("/")[2] for tag, _, _ in events} == {
         "steps", "rows", "insertions", "evictions", "rejected",
     }  # fmt: skip

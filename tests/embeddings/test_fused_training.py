@@ -215,3 +215,24 @@ def test_steps_that_the_loss_scale_skips_are_skipped_by_the_tables_too():
     updates = next(w for w in model.embedding.weights if w.name.startswith("table/updates"))
     assert int(updates) == 2 + STEPS - skipped
     assert np.isfinite(model.embedding.table("table").numpy()).all()
+
+
+@pytest.mark.usefixtures("mixed_float16")
+def test_a_skipped_step_leaves_nothing_to_a_later_one_of_other_features():
+    tables = [TableConfig("a", 10, 4, embeddings.SGD(1.0)), TableConfig("b", None, 4, embeddings.SGD(1.0))]
+    layer = ShardedEmbedding({config.name: FeatureConfig(config, None) for config in tables})
+    before = layer.table("a").numpy()
+    optimizer = keras.mixed_precision.LossScaleOptimizer(keras.optimizers.SGD(1.0), initial_scale=4.0)
+
+    def step(name, factor):
+        with tf.GradientTape() as tape:
+            vectors = tf.cast(layer({name: tf.constant([3])}, training=True)[name], tf.float32)
+            loss = tf.reduce_sum(vectors) * factor
+            scaled = optimizer.get_scaled_loss(loss + sum(layer.losses))
+        gradients = tape.gradient(scaled, layer.trainable_variables)
+        optimizer.apply_gradients(zip(gradients, layer.trainable_variables, strict=True))
+
+    step("a", float("inf"))  # skipped
+    step("b", 1.0)
+    assert np.array_equal(layer.table("a").numpy(), before)
+    assert layer.vocabulary("b").ids.tolist() == [3]

@@ -43,6 +43,11 @@ def test_a_dynamic_table_is_written_by_id(tmp_path):
 def test_files_that_do_not_fit_are_refused_and_change_nothing(tmp_path):
     layer = _layer(1000)
     before = layer.table("t").numpy()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").touch()
+    with pytest.raises(UserError, match="this is there already"):
+        write_table(layer, "t", tmp_path / "mine")
+    assert (tmp_path / "mine" / "thesis.txt").exists()
     with pytest.raises(UserError, match=r"rows\.npy: there is no such file"):
         read_table(layer, "t", tmp_path / "none")
     write_table(_layer(999), "t", tmp_path / "other")

@@ -139,7 +139,8 @@ def test_under_op_determinism_another_process_gets_the_same_bits():
     both = [subprocess.Popen([sys.executable, "-c", _TWICE], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     one, other = (process.communicate(timeout=120)[0].split() for process in both)
     assert one == other
-    assert len(set(one)) == 3
+    assert len(set(one)) == 5
+    assert [process.returncode for process in both] == [0, 0]
 
 
 def test_adagrad_is_that_of_keras():

@@ -154,7 +154,8 @@ class Backward {
       for (double square : squares[t]) norm += square;
       norm = std::sqrt(norm);
       const float most = tables_[t].step.clipnorm;
-      if (norm > most) tables_[t].norm_scale = static_cast<float>(most / norm);
+      // a norm that is not finite makes the whole step so, as the twin's
+      if (std::isfinite(most) && !(norm <= most)) tables_[t].norm_scale = static_cast<float>(most / norm);
     }
   }
 

@@ -1,4 +1,4 @@
-// What every kernel reads: tables behind resource handles, and features as bags of ids.
+// What every kernel reads: features as bags of ids.
 #ifndef HEADRACE_BAGS_H_
 #define HEADRACE_BAGS_H_
 
@@ -66,36 +66,42 @@ tensorflow::Status ReadFeatures(tensorflow::OpKernelContext* context, const Layo
 
 std::vector<Chunk> Chunks(const std::vector<Feature>& features, int64_t ids_per_chunk);
 
-// The first thing wrong with a chunk's ids, splits or weights, found while they are read.
+// The first thing wrong with ids or weights, found while they are read.
 class Fault {
  public:
-  // Remembers the earliest place, so that the message does not depend on the threads.
+  // Remembers the earliest place, so that the message does not depend on the threads: a chunk is left out only behind it.
   void At(int feature, int64_t place) {
-    const int64_t found = (static_cast<int64_t>(feature) << 40) | place;
+    const int64_t found = Coded(feature, place);
     int64_t known = first_.load();
     while (found < known && !first_.compare_exchange_weak(known, found)) {
     }
   }
   bool any() const { return first_.load() != kNothing; }
+  bool before(int feature, int64_t place) const { return first_.load() < Coded(feature, place); }
   tensorflow::Status Status(const Layout& layout, const std::vector<Feature>& features,
                             const std::vector<int64_t>& vocabulary) const;
 
  private:
   static constexpr int64_t kNothing = INT64_MAX;
+  static int64_t Coded(int feature, int64_t place) { return (static_cast<int64_t>(feature) << 40) | place; }
+
   std::atomic<int64_t> first_{kNothing};
 };
 
-// Notes ids outside [0, vocabulary) and weights that are not finite.
-inline void CheckChunk(const Feature& feature, const Chunk& chunk, int64_t vocabulary, Fault* fault) {
+// Whether a chunk's ids are in [0, vocabulary) and its weights finite; notes the first that is not. False too behind a
+// fault that is known.
+inline bool CheckChunk(const Feature& feature, const Chunk& chunk, int64_t vocabulary, Fault* fault) {
   const int64_t begin = feature.first(chunk.first_bag), end = feature.first(chunk.last_bag);
+  if (fault->before(chunk.feature, begin)) return false;
   for (int64_t i = begin; i < end; ++i) {
     const bool wrong = static_cast<uint64_t>(feature.ids[i]) >= static_cast<uint64_t>(vocabulary) ||
                        (feature.weights != nullptr && !std::isfinite(feature.weights[i]));
     if (wrong) {
       fault->At(chunk.feature, i);
-      return;
+      return false;
     }
   }
+  return true;
 }
 
 }  // namespace headrace

@@ -1,5 +1,5 @@
-// HeadraceDots: the dot products of every two of N vectors, straight from N tensors [B, dim]; and its gradient. There is no
-// stack, no full matrix of products and no gather: each example's vectors pass through the first-level cache once.
+// HeadraceDots: the dot products of every two of N vectors, straight from N tensors [B, dim]; and its gradient. No tensor is
+// stacked or gathered: an example's vectors are brought together in the first-level cache, and nowhere else.
 #include <algorithm>
 #include <cstring>
 #include <vector>
@@ -53,15 +53,21 @@ inline void StoreSome(float* to, Lane lane, int64_t count) {
   }
 }
 
+#if defined(__clang__)
+#define HEADRACE_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define HEADRACE_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, Places{__VA_ARGS__})
+#endif
+
 // A square of 4 x 4 floats, turned.
 inline void Transpose(const float* from, int64_t from_width, float* to, int64_t to_width) {
   Four a[4];
   for (int r = 0; r < 4; ++r) a[r] = *reinterpret_cast<const Four*>(from + r * from_width);
-  const Four low = __builtin_shuffle(a[0], a[1], Places{0, 4, 1, 5}), low2 = __builtin_shuffle(a[2], a[3], Places{0, 4, 1, 5});
-  const Four up = __builtin_shuffle(a[0], a[1], Places{2, 6, 3, 7}), up2 = __builtin_shuffle(a[2], a[3], Places{2, 6, 3, 7});
+  const Four low = HEADRACE_SHUFFLE(a[0], a[1], 0, 4, 1, 5), low2 = HEADRACE_SHUFFLE(a[2], a[3], 0, 4, 1, 5);
+  const Four up = HEADRACE_SHUFFLE(a[0], a[1], 2, 6, 3, 7), up2 = HEADRACE_SHUFFLE(a[2], a[3], 2, 6, 3, 7);
   const Four turned[4] = {
-      __builtin_shuffle(low, low2, Places{0, 1, 4, 5}), __builtin_shuffle(low, low2, Places{2, 3, 6, 7}),
-      __builtin_shuffle(up, up2, Places{0, 1, 4, 5}), __builtin_shuffle(up, up2, Places{2, 3, 6, 7})};
+      HEADRACE_SHUFFLE(low, low2, 0, 1, 4, 5), HEADRACE_SHUFFLE(low, low2, 2, 3, 6, 7),
+      HEADRACE_SHUFFLE(up, up2, 0, 1, 4, 5), HEADRACE_SHUFFLE(up, up2, 2, 3, 6, 7)};
   for (int r = 0; r < 4; ++r) *reinterpret_cast<Four*>(to + r * to_width) = turned[r];
 }
 

@@ -20,10 +20,9 @@ Grouping::Grouping(const std::vector<Feature>& features, const std::vector<int64
     single_of_.push_back(with_singles && feature.splits == nullptr && feature.weights == nullptr ? singles : -1);
     if (single_of_.back() >= 0) singles += feature.bags;
   }
-  if (singles) {
-    singles_ = NewBlock<uint8_t>(singles);
-    std::memset(singles_.get(), 0, singles);
-  }
+  singles_ = NewBlock<uint8_t>(singles);
+  if (singles_ == nullptr) return;
+  std::memset(singles_.get(), 0, singles);
   int bits = 0;
   const int64_t most = std::max<int64_t>(kPartsPerThread * pool->NumThreads(), total / kIdsPerPart);
   while (bits < kBinBits && (int64_t{1} << (bits + 1)) <= most && (kIdsPerPart << bits) / 16 < total) ++bits;
@@ -35,8 +34,7 @@ Grouping::Grouping(const std::vector<Feature>& features, const std::vector<int64
   pool->ParallelFor(count, kIdsPerChunk * 3, [&](int64_t begin, int64_t end) {
     for (int64_t c = begin; c < end; ++c) {
       const Feature& feature = features[chunks_[c].feature];
-      CheckChunk(feature, chunks_[c], vocabulary[feature.table], fault);
-      if (fault->any()) return;
+      if (!CheckChunk(feature, chunks_[c], vocabulary[feature.table], fault)) continue;
       uint32_t* counts = &places[c * parts_];
       const int64_t last = feature.first(chunks_[c].last_bag);
       for (int64_t i = feature.first(chunks_[c].first_bag); i < last; ++i) {
@@ -60,8 +58,12 @@ Grouping::Grouping(const std::vector<Feature>& features, const std::vector<int64
       ends_[p * features_ + f] = place;
     }
   }
+  if (shared) {
+    shares_ = NewBlock<float>(total);
+    if (shares_ == nullptr) return;
+  }
   occurrences_ = NewBlock<Occurrence>(total);
-  if (shared) shares_ = NewBlock<float>(total);
+  if (occurrences_ == nullptr) return;
   pool->ParallelFor(count, kIdsPerChunk * 8, [&](int64_t begin, int64_t end) {
     for (int64_t c = begin; c < end; ++c) {
       const Feature& feature = features[chunks_[c].feature];

@@ -66,6 +66,8 @@ class Grouping {
   Grouping(const std::vector<Feature>& features, const std::vector<int64_t>& vocabulary, bool with_singles,
            tensorflow::thread::ThreadPool* pool, Fault* fault);
 
+  // False: there was no memory for it.
+  bool ok() const { return occurrences_ != nullptr; }
   int64_t parts() const { return parts_; }
   Part part(int64_t p) { return Part(this, p); }
   const std::vector<Chunk>& chunks() const { return chunks_; }

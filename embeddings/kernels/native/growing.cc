@@ -20,20 +20,23 @@ using tensorflow::TensorBuffer;
 using tensorflow::TensorShape;
 namespace errors = tensorflow::errors;
 
+size_t WholePages(size_t bytes) { return (bytes + kHugePage - 1) / kHugePage * kHugePage; }
+
 // More than this no table can hold here.
-size_t Reservation() {
-  static const size_t physical = static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGE_SIZE);
-  return (physical + kHugePage - 1) / kHugePage * kHugePage;
-}
+size_t Physical() { return WholePages(static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGE_SIZE)); }
 
 class GrowingBuffer : public TensorBuffer {
  public:
-  // Null where no addresses can be had.
-  static GrowingBuffer* New() {
-    const size_t reserved = Reservation() + kHugePage;
-    void* start = mmap(nullptr, reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (start == MAP_FAILED) return nullptr;
-    return new GrowingBuffer(start, reserved);
+  // With addresses for as much as the machine holds, or where there are too few of those, for less, but for `bytes` at
+  // least. Null where there is not even that.
+  static GrowingBuffer* New(size_t bytes) {
+    bytes = WholePages(bytes);
+    for (size_t wanted = std::max(Physical(), bytes);; wanted = std::max(WholePages(wanted / 2), bytes)) {
+      const size_t reserved = wanted + kHugePage;  // one more, to begin on a whole page
+      void* start = mmap(nullptr, reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+      if (start != MAP_FAILED) return new GrowingBuffer(start, reserved);
+      if (wanted == bytes) return nullptr;
+    }
   }
 
   ~GrowingBuffer() override { munmap(start_, reserved_); }
@@ -41,8 +44,8 @@ class GrowingBuffer : public TensorBuffer {
   // Makes at least `bytes` of it usable.
   bool Extend(size_t bytes) {
     if (bytes <= usable_) return true;
-    const size_t wanted = (bytes + kHugePage - 1) / kHugePage * kHugePage;
-    if (wanted > Reservation()) return false;
+    const size_t wanted = WholePages(bytes);
+    if (wanted > reserved_ - kHugePage) return false;
     char* const from = static_cast<char*>(data()) + usable_;
     if (mprotect(from, wanted - usable_, PROT_READ | PROT_WRITE) != 0) return false;
 #ifdef MADV_HUGEPAGE
@@ -62,8 +65,7 @@ class GrowingBuffer : public TensorBuffer {
 
  private:
   GrowingBuffer(void* start, size_t reserved)
-      : TensorBuffer(reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(start) + kHugePage - 1) / kHugePage *
-                                             kHugePage)),
+      : TensorBuffer(reinterpret_cast<void*>(WholePages(reinterpret_cast<uintptr_t>(start)))),
         start_(start),
         reserved_(reserved) {}
 
@@ -72,32 +74,36 @@ class GrowingBuffer : public TensorBuffer {
   size_t usable_ = 0;
 };
 
+// `tensor` with `wanted` rows, in its own buffer where that can grow.
+tensorflow::Status Grown(const Tensor& tensor, int64_t wanted, Tensor* grown) {
+  if (tensor.dims() < 1 || tensor.dim_size(0) > wanted) {
+    return errors::InvalidArgument("a table cannot grow to ", wanted, " rows from ", tensor.DebugString(0));
+  }
+  TensorShape shape = tensor.shape();
+  shape.set_dim(0, wanted);
+  const size_t bytes = shape.num_elements() * tensorflow::DataTypeSize(tensor.dtype());
+  auto* buffer = dynamic_cast<GrowingBuffer*>(tensorflow::DMAHelper::buffer(const_cast<Tensor*>(&tensor)));
+  if (buffer != nullptr && buffer->Extend(bytes)) {
+    *grown = Tensor(tensor.dtype(), shape, buffer);
+    return tensorflow::OkStatus();
+  }
+  GrowingBuffer* larger = GrowingBuffer::New(bytes);
+  if (larger == nullptr || !larger->Extend(bytes)) {
+    if (larger != nullptr) larger->Unref();
+    return errors::ResourceExhausted("no memory for ", wanted, " rows of a table, ", bytes, " bytes");
+  }
+  std::memcpy(larger->data(), tensor.data(), tensor.TotalBytes());
+  *grown = Tensor(tensor.dtype(), shape, larger);
+  larger->Unref();  // the tensor holds it
+  return tensorflow::OkStatus();
+}
+
 }  // namespace
 
-tensorflow::Status Grow(Tensor* tensor, int64_t wanted) {
-  const int64_t rows = tensor->dim_size(0);
-  auto* buffer = dynamic_cast<GrowingBuffer*>(tensorflow::DMAHelper::buffer(tensor));
-  if (buffer != nullptr && wanted == rows) return tensorflow::OkStatus();
-  TensorShape shape = tensor->shape();
-  shape.set_dim(0, 1);
-  const int64_t row_bytes = shape.num_elements() * tensorflow::DataTypeSize(tensor->dtype());
-  shape.set_dim(0, wanted);
-  GrowingBuffer* grown = buffer;
-  if (buffer == nullptr) {
-    grown = GrowingBuffer::New();
-    if (grown == nullptr) return errors::ResourceExhausted("no addresses for a table that grows");
-  }
-  if (!grown->Extend(wanted * row_bytes)) {
-    if (grown != buffer) grown->Unref();
-    return errors::ResourceExhausted("no memory for ", wanted, " rows of ", row_bytes, " bytes");
-  }
-  if (grown == buffer) {
-    *tensor = Tensor(tensor->dtype(), shape, grown);
-  } else {
-    std::memcpy(grown->data(), tensor->data(), rows * row_bytes);
-    *tensor = Tensor(tensor->dtype(), shape, grown);
-    grown->Unref();  // the tensor holds it
-  }
+tensorflow::Status Grow(const std::vector<Tensor*>& tensors, int64_t wanted) {
+  std::vector<Tensor> grown(tensors.size());
+  for (size_t t = 0; t < tensors.size(); ++t) TF_RETURN_IF_ERROR(Grown(*tensors[t], wanted, &grown[t]));
+  for (size_t t = 0; t < tensors.size(); ++t) *tensors[t] = grown[t];
   return tensorflow::OkStatus();
 }
 

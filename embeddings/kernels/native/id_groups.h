@@ -61,6 +61,7 @@ class IdGroups {
     }
     starts_.push_back(place);
     places_.reset(static_cast<Place*>(StepMemory()->AllocateRaw(64, (total + 1) * sizeof(Place))));
+    if (places_ == nullptr) return;
     pool->ParallelFor(count, kIdsPerChunk * 8, [&](int64_t begin, int64_t end) {
       for (int64_t c = begin; c < end; ++c) {
         ForEachGroup(chunks[c], [&, begins = &where[c * size()]](int64_t i, int64_t group) {
@@ -70,6 +71,8 @@ class IdGroups {
     });
   }
 
+  // False: there was no memory for it.
+  bool ok() const { return places_ != nullptr; }
   int64_t size() const { return int64_t{1} << bits_; }
   int64_t total() const { return starts_.back(); }
   const Place* begin(int64_t group) const { return &places_[starts_[group]]; }

@@ -1,6 +1,5 @@
 // The ops of dynamic tables: 64-bit ids to rows, rows made for new ids, and the state for checkpoints.
 #include <algorithm>
-#include <numeric>
 
 #include "tensorflow/core/framework/common_shape_fns.h"
 #include "tensorflow/core/framework/op_kernel.h"
@@ -9,6 +8,7 @@
 #include "tensorflow/core/framework/shape_inference.h"
 
 #include "growing.h"
+#include "held.h"
 #include "id_groups.h"
 #include "id_table.h"
 #include "precision.h"
@@ -89,7 +89,7 @@ REGISTER_OP("HeadraceRestoreIds")
     .SetIsStateful()
     .SetShapeFn(tensorflow::shape_inference::NoOutputs);
 
-// What happened so far, in the order of embeddings/tables/dynamic.py's COUNTS.
+// What happened so far, in the order of embeddings/tables/identity.py's COUNTS.
 enum Count { kStep, kRows, kInsertions, kEvictions, kRejected, kCounts };
 
 // Rows and slots that new ids write their initial values to.
@@ -134,7 +134,7 @@ class IdTable : public tensorflow::ResourceBase {
         uint64_t hashes[kAhead];
         auto fetch = [&](int64_t i) {
           hashes[i % kAhead] = IdHash(feature.ids[i]);
-          buckets_[BucketOf(hashes[i % kAhead])].entries.Prefetch(hashes[i % kAhead]);
+          buckets_[BucketOf(hashes[i % kAhead])].entries.PrefetchToFind(hashes[i % kAhead]);
         };
         for (int64_t i = begin; i < std::min(begin + kAhead, end); ++i) fetch(i);
         for (int64_t i = begin; i < end; ++i) {
@@ -155,34 +155,39 @@ class IdTable : public tensorflow::ResourceBase {
     tensorflow::mutex_lock lock(mutex_);
     const int64_t now = ++counts_[kStep];
     const IdGroups by_hash(features, GroupBits(), pool);
+    if (!by_hash.ok()) return errors::ResourceExhausted("no memory to group a step's ids");
     const int64_t cost = by_hash.total() / by_hash.size() + 1;
     groups_.resize(by_hash.size());
     pool->ParallelFor(by_hash.size(), cost * 60, [&](int64_t begin, int64_t end) {
       for (int64_t g = begin; g < end; ++g) FindAndAdmit(by_hash.begin(g), by_hash.end(g), g, now, &groups_[g]);
     });
 
-    // Rows are numbered in the order of groups, whichever thread did them.
+    int64_t admitted = 0;
     for (Group& group : groups_) {
       free_rows_.insert(free_rows_.end(), group.freed.begin(), group.freed.end());
       counts_[kEvictions] += group.freed.size();
       counts_[kRejected] += group.rejected;
+      for (const Fresh& fresh : group.fresh) admitted += fresh.admitted;
     }
+    const int64_t rows = next_row_ + std::max<int64_t>(admitted - static_cast<int64_t>(free_rows_.size()), 0);
+    if (rows >= kNoRow) return errors::ResourceExhausted("a dynamic table holds fewer than 2^32 rows");
+    NewRows made;
+    made.key = policy_.key;
+    TF_RETURN_IF_ERROR(grow(rows, &made));  // before any row is numbered: what fails leaves no row that nobody holds
+    // Rows are numbered in the order of groups, whichever thread did them.
     for (Group& group : groups_) {
       for (Fresh& fresh : group.fresh) {
-        if (fresh.row == kNoRow) continue;
+        if (!fresh.admitted) continue;
         if (free_rows_.empty()) {
           fresh.row = static_cast<uint32_t>(next_row_++);
         } else {
           fresh.row = free_rows_.back();
           free_rows_.pop_back();
         }
-        ++counts_[kInsertions];
       }
     }
+    counts_[kInsertions] += admitted;
     counts_[kRows] = next_row_ - 1 - static_cast<int64_t>(free_rows_.size());
-    NewRows made;
-    made.key = policy_.key;
-    TF_RETURN_IF_ERROR(grow(next_row_, &made));
     pool->ParallelFor(by_hash.size(), cost * 10, [&](int64_t begin, int64_t end) {
       for (int64_t g = begin; g < end; ++g) Insert(groups_[g], static_cast<uint32_t>(now), made);
     });
@@ -219,7 +224,7 @@ class IdTable : public tensorflow::ResourceBase {
         fresh[b].sketch.counters.assign(from, from + cells);
         fresh[b].sketch.counted = static_cast<uint32_t>(counted.flat<int64_t>()(b));
       }
-    }  // else: another admission policy counts from now on
+    }  // else: under another admission or capacity, counting begins anew
     for (const Entry& entry : entries) {
       const uint64_t hash = IdHash(entry.id);
       fresh[BucketOf(hash)].entries.Insert(entry, hash);
@@ -279,40 +284,29 @@ class IdTable : public tensorflow::ResourceBase {
       const IdGroups::Place& here = begin[missing[m]];
       const uint64_t hash = hashes[missing[m]];
       const auto [place, fresh] = distinct.Number(here.id, hash);
-      if (fresh) group->fresh.push_back({here.id, hash, 0, kNoRow});
-      ++group->fresh[place].count;
+      if (fresh) group->fresh.push_back({here.id, hash});
+      ++group->fresh[place].came;
       group->missing.push_back({here.found, place});
     }
     Admit(number, now, group);
   }
 
-  // Marks those of `fresh` that get a row with a row that is not kNoRow.
+  // Says which of `fresh` get a row.
   void Admit(int64_t number, int64_t now, Group* group) {
     const int64_t first = number << (policy_.bucket_bits - GroupBits());
     const int64_t count = policy_.buckets() >> GroupBits();
-    std::vector<int64_t> wanted(count, 0);
+    std::vector<int64_t> room(count, 0);
     for (Fresh& fresh : group->fresh) {
-      const int64_t came = fresh.count, bucket = BucketOf(fresh.hash) - first;
-      if (buckets_[first + bucket].Admits(policy_, &fresh, now)) {
-        fresh.row = 0;
-        ++wanted[bucket];
-      } else {
-        group->rejected += came;
-      }
+      const int64_t bucket = BucketOf(fresh.hash);
+      fresh.admitted = buckets_[bucket].Admits(policy_, now, &fresh);
+      room[bucket - first] += fresh.admitted;
     }
-    std::vector<int64_t> room(count);
     for (int64_t b = 0; b < count; ++b) {
-      room[b] = buckets_[first + b].MakeRoom(policy_, first + b, wanted[b], now, &group->freed);
+      room[b] = buckets_[first + b].MakeRoom(policy_, first + b, room[b], now, &group->freed);
     }
-    if (room == wanted) return;
-    std::vector<int64_t> came(group->fresh.size(), 0);
-    for (const auto& [place, fresh] : group->missing) ++came[fresh];
-    for (size_t f = 0; f < group->fresh.size(); ++f) {  // first come, first served
-      Fresh& fresh = group->fresh[f];
-      const int64_t bucket = BucketOf(fresh.hash) - first;
-      if (fresh.row == kNoRow || --room[bucket] >= 0) continue;
-      fresh.row = kNoRow;
-      group->rejected += came[f];
+    for (Fresh& fresh : group->fresh) {  // first come, first served
+      fresh.admitted = fresh.admitted && --room[BucketOf(fresh.hash) - first] >= 0;
+      if (!fresh.admitted) group->rejected += fresh.came;
     }
   }
 
@@ -324,14 +318,13 @@ class IdTable : public tensorflow::ResourceBase {
         buckets_[BucketOf(next)].entries.Prefetch(next);
       }
       const Fresh& fresh = group.fresh[f];
-      if (fresh.row == kNoRow) continue;
-      const uint32_t frequency = static_cast<uint32_t>(std::min<int64_t>(fresh.count, UINT32_MAX));
+      if (!fresh.admitted) continue;
+      const uint32_t frequency = static_cast<uint32_t>(std::min<int64_t>(fresh.frequency, UINT32_MAX));
       buckets_[BucketOf(fresh.hash)].entries.Insert({fresh.id, fresh.row, frequency, now}, fresh.hash);
       made.Write(fresh.id, fresh.row);
     }
     for (const auto& [place, number] : group.missing) {
-      const uint32_t row = group.fresh[number].row;
-      *place = row == kNoRow ? kOutOfVocabulary : row;
+      *place = group.fresh[number].admitted ? group.fresh[number].row : kOutOfVocabulary;
     }
   }
 
@@ -422,44 +415,40 @@ class FindOrInsertOp : public OpKernel {
     Table table;
     OP_REQUIRES_OK(context, LookupResource(context, HandleFromInput(context, 0), &table));
     std::vector<Ids> features;
-    OP_REQUIRES_OK(context,
-                   ReadIds(context, 1 + variables_, context->num_inputs() - 1 - variables_, &features));
-    OP_REQUIRES_OK(context, table->FindOrInsert(features, PoolOf(context), [&](int64_t rows, NewRows* made) {
-      return GrowAll(context, rows, made);
+    OP_REQUIRES_OK(context, ReadIds(context, 1 + variables_, context->num_inputs() - 1 - variables_, &features));
+    Held held;  // until the new rows are written
+    OP_REQUIRES_OK(context, table->FindOrInsert(features, PoolOf(context), [&](int64_t rows, NewRows* made) -> Status {
+      TF_RETURN_IF_ERROR(held.Take(context, 1, variables_));
+      return GrowAll(held, rows, made);
     }));
   }
 
  private:
   static constexpr int64_t kFewestRows = 1024;
 
-  Status GrowAll(OpKernelContext* context, int64_t rows, NewRows* made) const {
-    int64_t there = 0;  // rows of every variable, in use or not
+  Status GrowAll(const Held& held, int64_t rows, NewRows* made) const {
+    std::vector<Tensor*> tensors;
     for (int v = 0; v < variables_; ++v) {
-      tensorflow::core::RefCountPtr<Var> variable;
-      TF_RETURN_IF_ERROR(LookupResource(context, HandleFromInput(context, 1 + v), &variable));
-      tensorflow::mutex_lock lock(*variable->mu());
-      Tensor* tensor = variable->tensor();
-      if (tensor->dims() < 1 || (v > 0 && !IsPrecision(tensor->dtype()))) {
+      Tensor* tensor = held[v]->tensor();
+      const bool good = v == 0 ? tensor->dtype() == tensorflow::DT_INT64 : IsPrecision(tensor->dtype());
+      if (!good || tensor->dims() < 1) {
         return errors::InvalidArgument("a dynamic table's variable is ", tensor->DebugString(0));
       }
-      if (v == 0) {
-        there = tensor->dim_size(0);
-        if (rows > there) there = std::max<int64_t>({rows, there + there / 8, kFewestRows});
-      }
-      TF_RETURN_IF_ERROR(Grow(tensor, there));
-      variable->copy_on_read_mode.store(true);  // it is written in place
-      const int64_t width = tensor->dims() == 2 ? tensor->dim_size(1) : 1;
-      if (v == 0) {
-        made->identities = tensor->flat<int64_t>().data();
-      } else if (v == 1) {
-        made->rows = tensor->data();
-        made->dtype = tensor->dtype();
-        made->dim = width;
-      } else {
-        made->slots.push_back({tensor->data(), tensor->dtype(), width, slots_[v - 2]});
-      }
+      tensors.push_back(tensor);
     }
+    int64_t there = tensors[0]->dim_size(0);  // rows of every variable, in use or not
+    if (rows > there) there = std::max<int64_t>({rows, there + there / 8, kFewestRows});
+    TF_RETURN_IF_ERROR(Grow(tensors, there));
+    for (int v = 0; v < variables_; ++v) held[v]->copy_on_read_mode.store(true);  // they are written in place
+    auto width = [&](int v) { return tensors[v]->dims() == 2 ? tensors[v]->dim_size(1) : 1; };
+    made->identities = tensors[0]->flat<int64_t>().data();
+    made->rows = tensors[1]->data();
+    made->dtype = tensors[1]->dtype();
+    made->dim = width(1);
     made->scale = scale_;
+    for (int v = 2; v < variables_; ++v) {
+      made->slots.push_back({tensors[v]->data(), tensors[v]->dtype(), width(v), slots_[v - 2]});
+    }
     return tensorflow::OkStatus();
   }
 

@@ -59,15 +59,15 @@ int Sketch::Add(uint64_t hash, int64_t count) {
   return seen;
 }
 
-bool Bucket::Admits(const Policy& policy, Fresh* fresh, int64_t now) {
+bool Bucket::Admits(const Policy& policy, int64_t now, Fresh* fresh) {
+  fresh->frequency = fresh->came;
   if (policy.admission == Admission::kFrequency) {
-    const int seen = sketch.Add(fresh->hash, fresh->count);
-    fresh->count = seen;
-    return seen >= policy.threshold;
+    fresh->frequency = sketch.Add(fresh->hash, fresh->came);
+    return fresh->frequency >= policy.threshold;
   }
   if (policy.admission == Admission::kProbability) {
     const uint64_t draw = SplitMix64(policy.key + fresh->hash) + static_cast<uint64_t>(now) * 0x9E3779B97F4A7C15ull;
-    for (int64_t k = 0; k < fresh->count; ++k) {
+    for (int64_t k = 0; k < fresh->came; ++k) {
       if ((SplitMix64(draw + k) >> 11) * 0x1p-53 < policy.probability) return true;
     }
     return false;
@@ -106,7 +106,7 @@ int64_t Bucket::MakeRoom(const Policy& policy, int64_t number, int64_t wanted, i
     entries.Erase(victim.id);
     freed->push_back(victim.row);
   }
-  return std::min(wanted, capacity - entries.size());
+  return std::max<int64_t>(std::min(wanted, capacity - entries.size()), 0);
 }
 
 }  // namespace headrace

@@ -38,6 +38,10 @@ class EntryMap {
     }
   }
 
+  void PrefetchToFind(uint64_t hash) const {
+    if (!slots_.empty()) __builtin_prefetch(&slots_[hash & mask_], 0, 3);
+  }
+
   void Prefetch(uint64_t hash) const {
     if (slots_.empty()) return;
     __builtin_prefetch(&slots_[hash & mask_], 1, 3);
@@ -117,11 +121,14 @@ struct Policy {
   int64_t buckets() const { return int64_t{1} << bucket_bits; }
 };
 
-struct Fresh {  // an id without a row that came in this step
+// An id without a row that came in this step.
+struct Fresh {
   int64_t id;
   uint64_t hash;
-  int64_t count;
-  uint32_t row;
+  int64_t came = 0;       // times in this step
+  int64_t frequency = 0;  // times in all, as far as its bucket knows
+  bool admitted = false;
+  uint32_t row = kNoRow;  // once it is admitted and numbered
 };
 
 class Bucket {
@@ -132,8 +139,8 @@ class Bucket {
     }
   }
 
-  // Whether an id without a row, that came `count` times in step `now`, gets one.
-  bool Admits(const Policy& policy, Fresh* fresh, int64_t now);
+  // Whether an id without a row is to get one in step `now`; sets its frequency.
+  bool Admits(const Policy& policy, int64_t now, Fresh* fresh);
 
   // Makes room for `wanted` ids by eviction, and evicts what is due besides; never what came in step `now`. Rows that are
   // free again are appended. Returns for how many there is room.

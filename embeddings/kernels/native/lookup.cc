@@ -145,8 +145,7 @@ class LookupOp : public OpKernel {
     auto work = [&](int64_t begin, int64_t end) {
       for (int64_t c = begin; c < end; ++c) {
         const Feature& feature = features[chunks[c].feature];
-        CheckChunk(feature, chunks[c], vocabulary[feature.table], &fault);
-        if (fault.any()) return;
+        if (!CheckChunk(feature, chunks[c], vocabulary[feature.table], &fault)) continue;
         pool_chunk(feature, chunks[c], rows[feature.table], dim, stream, outputs[chunks[c].feature]);
       }
       if (stream) EndStream();

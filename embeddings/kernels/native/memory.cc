@@ -125,6 +125,7 @@ class Small {
     return kind;
   }
 
+  // What throws in a thread of TensorFlow's ends the process: there is no memory left to go on with.
   static void* Checked(void* block) {
     if (block == nullptr) throw std::bad_alloc();
     return block;

@@ -6,14 +6,13 @@
 
 namespace headrace {
 
-// Blocks below this come from the C library as ever.
 constexpr size_t kHugePage = size_t{2} << 20;
 
 // For what lives long (tables, slot variables): every large block on huge pages, given back when freed.
 tensorflow::Allocator* TableMemory();
 
 // For what lives a step (activations): large blocks on huge pages, kept and given out again, so that no step pays for
-// page faults. Holds as much as was ever in use at once.
+// page faults. Of each size, in steps of an eighth, it holds as many as were ever in use at once.
 tensorflow::Allocator* StepMemory();
 
 // For the many small arrays of a hash table that grows: blocks of powers of two, cut from huge pages, kept for reuse.

@@ -1,4 +1,4 @@
-// Rows of a table: fetched ahead, read as floats, written back.
+// Rows of a table: fetched ahead, and copied past the caches.
 #ifndef HEADRACE_ROWS_H_
 #define HEADRACE_ROWS_H_
 
@@ -8,8 +8,6 @@
 #if defined(__AVX512F__) || defined(__AVX__)
 #include <immintrin.h>
 #endif
-
-#include "unsupported/Eigen/CXX11/Tensor"
 
 namespace headrace {
 
@@ -29,8 +27,8 @@ inline void FetchForWriting(const void* row, int64_t bytes) {
   for (int64_t b = 0; b < bytes; b += kLine) __builtin_prefetch(place + b, 1, 3);
 }
 
-// Copies a row past the caches: what is written is too large for them and read later. Needs dim % 16 == 0 and an
-// aligned target; others are copied plainly.
+// Copies a row past the caches: what is written is too large for them and read later. Needs a dim of whole registers and
+// an aligned target; others are copied plainly.
 inline void StreamOut(float* __restrict to, const float* __restrict from, int64_t dim) {
 #if defined(__AVX512F__)
   if (dim % 16 == 0 && reinterpret_cast<uintptr_t>(to) % 64 == 0) {

@@ -47,6 +47,7 @@ class UniqueByOwnerOp : public OpKernel {
     int64_t* const place = places->flat<int64_t>().data();
     auto* pool = context->device()->tensorflow_cpu_worker_threads()->workers;
     const IdGroups groups({{ids.flat<int64_t>().data(), place, ids.NumElements()}}, kGroupBits, pool);
+    OP_REQUIRES(context, groups.ok(), errors::ResourceExhausted("no memory to group ", ids.NumElements(), " ids"));
     const int64_t cost = (groups.total() / groups.size() + 1) * 40;
 
     std::vector<std::vector<int64_t>> distinct(groups.size());  // of each group

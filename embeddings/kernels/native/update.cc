@@ -1,11 +1,12 @@
 // HeadraceUpdate: the backward pass of HeadraceLookup. Sums each row's gradient over its occurrences and takes one
-// optimizer step on it, in one pass over memory.
+// optimizer step on it, in place.
 #include "tensorflow/core/framework/common_shape_fns.h"
 #include "tensorflow/core/framework/shape_inference.h"
 
 #include "backward.h"
 #include "bags.h"
 #include "grouping.h"
+#include "held.h"
 #include "memory.h"
 
 namespace headrace {
@@ -53,25 +54,6 @@ tensorflow::Status Exclusive(Var* variable) {
   variable->copy_on_read_mode.store(true);  // from now on who reads the variable whole gets a copy
   return tensorflow::OkStatus();
 }
-
-// The variables of a call, held and locked.
-class Held {
- public:
-  tensorflow::Status Take(OpKernelContext* context, int first, int count) {
-    held_.resize(count);
-    for (int v = 0; v < count; ++v) {
-      TF_RETURN_IF_ERROR(LookupResource(context, HandleFromInput(context, first + v), &held_[v]));
-    }
-    for (auto& variable : held_) locks_.emplace_back(*variable->mu());
-    return tensorflow::OkStatus();
-  }
-
-  Var* operator[](int v) const { return held_[v].get(); }
-
- private:
-  std::vector<tensorflow::core::RefCountPtr<Var>> held_;
-  std::vector<tensorflow::mutex_lock> locks_;
-};
 
 using Compute = void (*)(const std::vector<Feature>&, const std::vector<const float*>&, std::vector<TableState>&,
                          int64_t dim, Grouping*, tensorflow::thread::ThreadPool*, int64_t total);
@@ -169,6 +151,7 @@ class UpdateOp : public OpKernel {
       Fault fault;
       Grouping grouping(features, vocabulary, !by_norm, pool, &fault);
       OP_REQUIRES_OK(context, fault.Status(layout_, features, vocabulary));
+      OP_REQUIRES(context, grouping.ok(), errors::ResourceExhausted("no memory to group ", total, " ids"));
       methods_.of(plain, dim)(features, gradients, states, dim, &grouping, pool, total);
     }
     std::vector<bool> counted(tables, false);
@@ -208,6 +191,9 @@ class UpdateOp : public OpKernel {
         }
         TF_RETURN_IF_ERROR(Exclusive(held[v]));
         state.slots[s] = held[v]->tensor()->data();
+        if (s > 0 && slot.dtype() != state.slot_precision) {
+          return errors::InvalidArgument("a table's slot variables are of one precision; found ", slot.DebugString(0));
+        }
         state.slot_precision = slot.dtype();
       }
       if (identities_) {

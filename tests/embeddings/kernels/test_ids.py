@@ -109,6 +109,25 @@ def test_either_goes_on_from_the_others_state(before, after, policies):
             assert np.array_equal(mine[name], theirs[name]), name
 
 
+@pytest.mark.parametrize("eviction", [None, LeastRecentlyUsed()])
+def test_a_state_larger_than_the_capacity_shrinks_or_rejects_in_both(eviction):
+    large = _Held(kernels(), TableConfig("t", None, 3, capacity=1 << 20))
+    large.step([range(900)])
+    config = TableConfig("t", None, 3, capacity=300, eviction=eviction)
+    ours, twin = (_Held(which, config) for which in (kernels(), reference))
+    for held in (ours, twin):
+        held.table.restore(large.table.state())
+        held.identities.assign(tf.concat([[0], tf.range(900, dtype=tf.int64)], 0))
+        held.rows.assign(tf.zeros([901, 3]))
+        held.slot.assign(tf.zeros([901]))
+    for step in range(4):
+        ids = range(1000 + 40 * step, 1040 + 40 * step)
+        assert np.array_equal(*(held.step([ids])[0] for held in (ours, twin)))
+    _assert_equal(ours.table.state(), twin.table.state())
+    rows = int(ours.table.counts()[1])
+    assert rows <= 300 if eviction else rows == 900
+
+
 def test_many_ids_and_many_steps_as_the_twin():
     rng = np.random.default_rng(0)
     config = TableConfig("t", None, 3, capacity=400, eviction=LeastRecentlyUsed(), admission=FrequencyAdmission(2))
