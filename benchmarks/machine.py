@@ -1,16 +1,12 @@
-"""The machine a figure was taken on, and how fast it copies memory: the limit no embedding can pass."""
+"""The machine a figure was taken on."""
 
 from __future__ import annotations
 
 import os
 import platform
-import time
-from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 _PACKAGES = ("headrace", "tensorflow", "tf-keras", "numpy")
 
@@ -38,22 +34,6 @@ def available_memory() -> float:
 def cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-class Copy:
-    """A copy of memory on every core. Call it for the seconds one copy takes; `bytes` are read and written by it."""
-
-    def __init__(self, size: int) -> None:
-        """size: bytes read by a copy, far beyond the last cache."""
-        self._pool = ThreadPoolExecutor(cores())
-        self._source = np.array_split(np.ones(size // 4, np.float32), cores())
-        self._target = np.array_split(np.zeros(size // 4, np.float32), cores())
-        self.bytes = 2 * (size // 4) * 4
-
-    def __call__(self, number: int) -> float:
-        start = time.perf_counter()
-        list(self._pool.map(np.copyto, self._target, self._source))
-        return time.perf_counter() - start
 
 
 def _read(path: str) -> str | None:

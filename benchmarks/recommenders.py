@@ -23,6 +23,7 @@ import numpy as np
 
 from embeddings import FeatureConfig, RowWiseAdagrad, ShardedEmbedding, TableConfig
 from embeddings.interactions import pairwise_dots
+from embeddings.kernels import reference
 from foundation.tf import keras, tf
 from inputs.parquet import ParquetLog
 from inputs.stream import Kind, Stream
@@ -73,19 +74,10 @@ class KerasEmbeddings(keras.layers.Layer):
         return [embedding(of_feature) for embedding, of_feature in zip(self._embeddings, ids, strict=True)]
 
 
-def plain_dots(vectors: Vectors) -> tf.Tensor:
-    """[B, N * (N - 1) / 2] float32: the dot product of every two of N vectors [B, dim]."""
-    count = len(vectors)
-    stacked = tf.stack(vectors, axis=1)
-    products = tf.matmul(stacked, stacked, transpose_b=True)
-    first, second = np.tril_indices(count, -1)
-    return tf.gather(tf.reshape(products, [-1, count * count]), first * count + second, axis=1)
-
-
 class DLRM(keras.Model):
     """Deep learning recommendation model (Naumov et al., arXiv 1906.00091)."""
 
-    def __init__(self, embeddings: keras.layers.Layer, dots: Dots = plain_dots) -> None:
+    def __init__(self, embeddings: keras.layers.Layer, dots: Dots = reference.dots) -> None:
         super().__init__()
         self.embeddings, self._dots = embeddings, dots
         self.bottom = [keras.layers.Dense(units, "relu", name=f"bottom_{i}") for i, units in enumerate(BOTTOM)]
@@ -143,7 +135,7 @@ class Training:
         headrace = question["side"] == "headrace"
         embeddings = HeadraceEmbeddings(tables, dim, rate) if headrace else KerasEmbeddings(tables, dim)
         if question["model"] == "dlrm":
-            self._model: keras.Model = DLRM(embeddings, pairwise_dots if headrace else plain_dots)
+            self._model: keras.Model = DLRM(embeddings, pairwise_dots if headrace else reference.dots)
         else:
             self._model = DCNv2(embeddings, DENSE + dim * len(tables))
         self._optimizer = keras.optimizers.Adagrad(rate)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -120,3 +121,26 @@ class FeatureConfig:
     def __post_init__(self) -> None:
         if self.combiner not in ("sum", "mean", "sqrtn", None):
             raise ValueError(f"combiner is {self.combiner!r}; known: 'sum', 'mean', 'sqrtn', None")
+
+
+def tables_of(features: Mapping[str, FeatureConfig]) -> dict[str, TableConfig]:
+    """The features' tables by name.
+
+    Raises:
+      ValueError: two different ones have one name, or there is no feature.
+    """
+    tables: dict[str, TableConfig] = {}
+    for feature in features.values():
+        known = tables.setdefault(feature.table.name, feature.table)
+        if known != feature.table:
+            raise ValueError(f"two different tables are named '{known.name}': {known} and {feature.table}")
+    if not tables:
+        raise ValueError("an embedding layer needs at least one feature")
+    return tables
+
+
+def need_known(layer: str, inputs: Mapping[str, Any], features: Mapping[str, Any]) -> None:
+    """Raises ValueError for inputs that are no feature of the layer so named."""
+    unknown = inputs.keys() - features.keys()
+    if unknown:
+        raise ValueError(f"{layer}: no feature {sorted(unknown)}; the layer has {sorted(features)}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from embeddings.kernels import kernels, reference
 from embeddings.kernels.group import Bag, TableGroup
+from embeddings.tables.dynamic import growing
 from foundation.tf import is_watched, tf
 
 if TYPE_CHECKING:
@@ -121,8 +122,8 @@ class _Waiting:
     def __init__(self, tables: Mapping[str, Table]) -> None:
         self._tables = tables
         self._present = {name: tf.Variable(False, trainable=False) for name in tables}
-        self._ids = {name: _growing(tf.zeros((0,), tf.int64)) for name in tables}
-        self._gradients = {name: _growing(tf.zeros((0, table.config.dim))) for name, table in tables.items()}
+        self._ids = {name: growing(tf.zeros((0,), tf.int64)) for name in tables}
+        self._gradients = {name: growing(tf.zeros((0, table.config.dim))) for name, table in tables.items()}
         self._skipped = _counter("skipped")
 
     @property
@@ -179,8 +180,3 @@ def _like(bags: Sequence[list[Bag]], flat: Sequence[tf.Tensor]) -> list[list[tf.
 
 def _counter(name: str) -> tf.Variable:
     return tf.Variable(0, dtype=tf.int64, trainable=False, name=name)
-
-
-def _growing(initial: tf.Tensor) -> tf.Variable:
-    """A variable whose first dimension may change."""
-    return tf.Variable(initial, trainable=False, shape=[None, *initial.shape[1:]])

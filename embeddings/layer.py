@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from embeddings.bags import bag_of, in_shape_of
-from embeddings.config import FeatureConfig, TableConfig
+from embeddings.config import FeatureConfig, TableConfig, need_known, tables_of
 from embeddings.fused import FusedUpdate
 from embeddings.kernels import kernels
 from embeddings.kernels.group import Bag, TableGroup, grouped
@@ -48,21 +48,22 @@ class ShardedEmbedding(keras.layers.Layer):
         super().__init__(name=name, autocast=False, **options)
         _refuse_replicas()
         self.features = dict(features)
-        self._tables = {config.name: _new_table(config) for config in _tables_of(self.features)}
+        self._tables = {config.name: _new_table(config) for config in tables_of(self.features).values()}
         self._groups = grouped(list(self._tables.values()))
         self._place = {
             table.config.name: (g, place)
             for g, group in enumerate(self._groups)
             for place, table in enumerate(group.tables)
         }
-        dynamic = {name: table for name, table in self._tables.items() if isinstance(table, DynamicTable)}
         self._table_variables = {  # for Keras and checkpoints to find
             f"{table}/{name}": variable
             for table, held in self._tables.items()
             if isinstance(held, StaticTable)
             for name, variable in held.variables.items()
         }
-        self._dynamic_tables = dict(dynamic)  # they save themselves
+        self._dynamic_tables = {  # they save themselves
+            name: table for name, table in self._tables.items() if isinstance(table, DynamicTable)
+        }
         # A layer kept in float32 inside a mixed_float16 model sees scaled gradients just the same.
         policies = {self.dtype_policy.name, keras.mixed_precision.global_policy().name}
         scaled = "mixed_float16" in policies
@@ -83,9 +84,7 @@ class ShardedEmbedding(keras.layers.Layer):
     def call(self, inputs: Mapping[str, Any], training: bool | None = None) -> dict[str, Any]:
         """See the class. training: True also checks that the step before was applied."""
         _refuse_replicas()
-        unknown = inputs.keys() - self.features.keys()
-        if unknown:
-            raise ValueError(f"{self.name}: no feature {sorted(unknown)}; the layer has {sorted(self.features)}")
+        need_known(self.name, inputs, self.features)
         asked: list[list[Bag]] = [[] for _ in self._groups]
         for name, value in inputs.items():
             feature = self.features[name]
@@ -189,17 +188,6 @@ def _numbered(group: TableGroup, bags: list[Bag], inserts: bool) -> list[Bag]:
             for b, rows in zip(chosen, number([bags[b].ids for b in chosen]), strict=True):
                 numbered[b] = replace(bags[b], ids=rows)
     return numbered
-
-
-def _tables_of(features: Mapping[str, FeatureConfig]) -> list[TableConfig]:
-    tables: dict[str, TableConfig] = {}
-    for feature in features.values():
-        known = tables.setdefault(feature.table.name, feature.table)
-        if known != feature.table:
-            raise ValueError(f"two different tables are named '{known.name}': {known} and {feature.table}")
-    if not tables:
-        raise ValueError("an embedding layer needs at least one feature")
-    return list(tables.values())
 
 
 def _refuse_replicas() -> None:

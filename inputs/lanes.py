@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from inputs.order import generator_of
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -97,4 +99,4 @@ class LaneOrder:
             lanes -= 1
 
     def _generator(self, purpose: int) -> np.random.Generator:
-        return np.random.Generator(np.random.Philox(np.random.SeedSequence([self._seed, self._epoch, purpose])))
+        return generator_of(self._seed, self._epoch, purpose)

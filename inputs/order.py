@@ -50,7 +50,7 @@ class EpochOrder:
         return self._cached[1]
 
     def _generator(self, purpose: int) -> np.random.Generator:
-        return _generator(self._seed, self._epoch, purpose)
+        return generator_of(self._seed, self._epoch, purpose)
 
 
 class BatchOrder(Protocol):
@@ -84,7 +84,7 @@ class OfOneStretch:
         self._seed, self._epoch = seed, epoch
         sizes = np.diff(np.append(np.arange(0, units, stretch), units))
         pieces = -(-sizes // units_per_batch)
-        self._pieces = _generator(seed, epoch, 0).permutation(
+        self._pieces = generator_of(seed, epoch, 0).permutation(
             np.stack([np.repeat(np.arange(len(sizes)), pieces), np.concatenate([np.arange(p) for p in pieces])], axis=1)
         )
         self._orders: dict[int, np.ndarray] = {}
@@ -100,9 +100,12 @@ class OfOneStretch:
     def _order(self, stretch: int) -> np.ndarray:
         if stretch not in self._orders:
             first, last = stretch * self._stretch, min((stretch + 1) * self._stretch, self._units)
-            self._orders[stretch] = _generator(self._seed, self._epoch, 1 + stretch).permutation(np.arange(first, last))
+            self._orders[stretch] = generator_of(self._seed, self._epoch, 1 + stretch).permutation(
+                np.arange(first, last)
+            )
         return self._orders[stretch]
 
 
-def _generator(seed: int, epoch: int, purpose: int) -> np.random.Generator:
+def generator_of(seed: int, epoch: int, purpose: int) -> np.random.Generator:
+    """The draws of an epoch for one purpose, apart from those for every other."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch, purpose])))

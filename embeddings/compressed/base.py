@@ -34,11 +34,6 @@ class CompressedEmbedding(keras.layers.Layer):
         """The rows of one table that is really held."""
         return self._embedding.table(name)
 
-    def _check_names(self, inputs: Mapping[str, Any]) -> None:
-        unknown = inputs.keys() - self.features.keys()
-        if unknown:
-            raise ValueError(f"{self.name}: no feature {sorted(unknown)}; the layer has {sorted(self.features)}")
-
 
 def vocabulary_size_of(table: TableConfig) -> int:
     """Of a static table.
@@ -49,20 +44,6 @@ def vocabulary_size_of(table: TableConfig) -> int:
     if table.vocabulary_size is None:
         raise ValueError(f"table '{table.name}': vocabulary_size is None; a compressed embedding's tables are static")
     return table.vocabulary_size
-
-
-def tables_of(features: Mapping[str, FeatureConfig]) -> dict[str, TableConfig]:
-    """The features' tables by name.
-
-    Raises:
-      ValueError: two different ones have one name.
-    """
-    tables: dict[str, TableConfig] = {}
-    for feature in features.values():
-        known = tables.setdefault(feature.table.name, feature.table)
-        if known != feature.table:
-            raise ValueError(f"two different tables are named '{known.name}': {known} and {feature.table}")
-    return tables
 
 
 def check_tables(what: str, given: Mapping[str, Any], tables: Mapping[str, TableConfig]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from embeddings.compressed.base import CompressedEmbedding, vocabulary_size_of
 from embeddings.compressed.flat import flat_ids, with_ids
-from embeddings.config import Combiner, FeatureConfig, TableConfig
+from embeddings.config import Combiner, FeatureConfig, TableConfig, need_known
 from embeddings.hashing import splitmix64, table_key
 from foundation.tf import keras, tf
 
@@ -63,7 +63,7 @@ class UnifiedEmbedding(CompressedEmbedding):
 
     def call(self, inputs: Mapping[str, Any], training: bool | None = None) -> dict[str, Any]:
         """See the class."""
-        self._check_names(inputs)
+        need_known(self.name, inputs, self.features)
         asked = {}
         for name, value in inputs.items():
             feature = self.features[name]

@@ -15,13 +15,13 @@ from embeddings.compressed.base import (
     check_tables,
     features_document,
     features_from,
-    tables_of,
     vocabulary_size_of,
 )
-from embeddings.compressed.flat import flat_ids, inside, norms, rows_of
-from embeddings.config import FeatureConfig, TableConfig
+from embeddings.compressed.flat import flat_ids, inside
+from embeddings.config import FeatureConfig, TableConfig, need_known, tables_of
 from embeddings.hashing import initial_rows, table_key
 from embeddings.kernels.group import Bag
+from embeddings.pooling import norms, rows_of_ids
 from foundation.tf import keras, tf
 
 
@@ -80,7 +80,7 @@ class MixedDimensionEmbedding(CompressedEmbedding):
 
     def call(self, inputs: Mapping[str, Any], training: bool | None = None) -> dict[str, Any]:
         """See the class."""
-        self._check_names(inputs)
+        need_known(self.name, inputs, self.features)
         asked: dict[str, Any] = {}
         bags: dict[str, Bag] = {}
         places: dict[str, list[tf.Tensor]] = {}
@@ -222,6 +222,6 @@ def _at(bag: Bag, places: tf.Tensor) -> Any:
     ids = tf.gather(bag.ids, places)
     if bag.splits is None:
         return ids
-    rows = tf.gather(rows_of(bag), places)
+    rows = tf.gather(rows_of_ids(bag.splits), places)
     ids = tf.RaggedTensor.from_value_rowids(ids, rows, tf.size(bag.splits, tf.int64) - 1, validate=False)
     return ids if bag.weights is None else (ids, ids.with_values(tf.gather(bag.weights, places)))

@@ -13,12 +13,12 @@ from embeddings.compressed.base import (
     check_tables,
     features_document,
     features_from,
-    tables_of,
     vocabulary_size_of,
 )
-from embeddings.compressed.flat import flat_ids, inside, pooled, with_ids
-from embeddings.config import FeatureConfig, TableConfig
+from embeddings.compressed.flat import flat_ids, inside, with_ids
+from embeddings.config import FeatureConfig, TableConfig, need_known, tables_of
 from embeddings.kernels.group import Bag
+from embeddings.pooling import assert_finite, pooled
 from foundation.tf import keras, tf
 
 Operation = Literal["multiply", "add", "concat"]
@@ -81,7 +81,7 @@ class QuotientRemainderEmbedding(CompressedEmbedding):
 
     def call(self, inputs: Mapping[str, Any], training: bool | None = None) -> dict[str, Any]:
         """See the class."""
-        self._check_names(inputs)
+        need_known(self.name, inputs, self.features)
         asked: dict[str, Any] = {}
         bags: dict[str, Bag] = {}
         for name, value in inputs.items():
@@ -107,7 +107,8 @@ class QuotientRemainderEmbedding(CompressedEmbedding):
     def _product(self, value: Any, bag: Bag, quotient: tf.Tensor, remainder: tf.Tensor) -> Any:
         """Of vectors [n, dim] each: combined [B, dim], or in the shape of the ids."""
         vectors = tf.cast(quotient, tf.float32) * tf.cast(remainder, tf.float32)
-        if bag.splits is not None:
+        checks = [] if bag.weights is None else [assert_finite(bag)]
+        with tf.control_dependencies(checks):
             vectors = pooled(vectors, bag)
         vectors = tf.cast(vectors, self.compute_dtype)
         return in_shape_of(value, vectors) if bag.combiner is None else vectors

@@ -10,7 +10,8 @@ import numpy as np
 from embeddings.config import TableConfig
 from embeddings.hashing import initial_rows, splitmix64, table_key
 from embeddings.kernels.group import Bag, TableGroup
-from embeddings.kernels.reference_ids import ReferenceIdTable
+from embeddings.kernels.reference_ids import GROUP_BITS, ReferenceIdTable
+from embeddings.pooling import assert_finite, assert_inside, norms, pooled, rows_of_ids
 from embeddings.precision import rounded
 from foundation.tf import tf
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from embeddings.tables.identity import IdPolicy
 
 _BYTES_PER_CHUNK = 1 << 26
-_GROUP_BITS = 6  # as in kernels/native/unique.cc
 
 
 def new_rows(config: TableConfig) -> tf.Variable:
@@ -71,8 +71,8 @@ def unique_by_owner(ids: tf.Tensor, owners: tf.Tensor, ranks: int) -> tuple[tf.T
     # the first log2(buckets) bits of 32 that are enough for any number of buckets
     upper = tf.cast(tf.bitwise.right_shift(hashes, tf.constant(32, tf.uint64)), tf.int64)
     owner = tf.gather(owners, tf.bitwise.right_shift(upper * buckets, tf.constant(32, tf.int64)))
-    group = tf.cast(tf.bitwise.right_shift(hashes, tf.constant(64 - _GROUP_BITS, tf.uint64)), tf.int64)
-    order = tf.argsort(owner * (1 << _GROUP_BITS) + group, stable=True)
+    group = tf.cast(tf.bitwise.right_shift(hashes, tf.constant(64 - GROUP_BITS, tf.uint64)), tf.int64)
+    order = tf.argsort(owner * (1 << GROUP_BITS) + group, stable=True)
     splits = tf.cumsum(tf.math.bincount(tf.cast(owner, tf.int32), minlength=ranks, dtype=tf.int64))
     moved = tf.math.invert_permutation(tf.cast(order, tf.int64))
     return tf.gather(distinct, order), tf.concat([[0], splits], 0), tf.gather(moved, places)
@@ -117,7 +117,7 @@ def lookup(group: TableGroup, bags: list[Bag]) -> list[tf.Tensor]:
         table = group.tables[bag.table]
         with tf.control_dependencies(_checks(bag, table)):
             vectors = rows_of(table, bag.ids)
-        outputs.append(_combined(vectors, bag))
+        outputs.append(pooled(vectors, bag))
     return outputs
 
 
@@ -143,12 +143,12 @@ def summed(group: TableGroup, bags: list[Bag], gradients: list[tf.Tensor]) -> di
 def gradient_of_weights(group: TableGroup, bag: Bag, output: tf.Tensor, gradient: tf.Tensor) -> tf.Tensor:
     """[n]: the gradient of a bag's weights w, from its output o = S / norm [B, dim] and that one's gradient g: of
     w_i, with row v_i, (g . v_i - g . o dnorm/dw_i) / norm."""
-    rows, bags = _rows(bag.splits), tf.size(bag.splits) - 1
+    rows = rows_of_ids(bag.splits)
     spread = tf.gather(gradient, rows)
     along = tf.reduce_sum(spread * rows_of(group.tables[bag.table], bag.ids), axis=1)
     if bag.combiner == "sum":
         return along
-    norm = tf.gather(_norms(bag, rows, bags), rows)
+    norm = tf.gather(norms(bag), rows)
     across = tf.gather(tf.reduce_sum(gradient * output, axis=1), rows)
     return (along - across * (1.0 if bag.combiner == "mean" else bag.weights * norm)) * norm
 
@@ -168,53 +168,22 @@ def _step(table: Table, ids: tf.Tensor, gradient: tf.Tensor) -> None:
     table.updates.assign_add(1)
 
 
-def _combined(vectors: tf.Tensor, bag: Bag) -> tf.Tensor:
-    if bag.splits is None:
-        return vectors
-    rows, bags = _rows(bag.splits), tf.size(bag.splits) - 1
-    if bag.weights is not None:
-        vectors *= bag.weights[:, tf.newaxis]
-    sums = tf.math.unsorted_segment_sum(vectors, rows, bags)
-    return sums if bag.combiner == "sum" else sums * _norms(bag, rows, bags)[:, tf.newaxis]
-
-
 def _of_ids(gradient: tf.Tensor, bag: Bag) -> tf.Tensor:
     """[n, dim]: each id's share of its bag's gradient [B, dim]."""
     if bag.splits is None:
         return gradient
-    rows, bags = _rows(bag.splits), tf.size(bag.splits) - 1
     if bag.combiner != "sum":
-        gradient *= _norms(bag, rows, bags)[:, tf.newaxis]
-    spread = tf.gather(gradient, rows)
+        gradient *= norms(bag)[:, tf.newaxis]
+    spread = tf.gather(gradient, rows_of_ids(bag.splits))
     return spread if bag.weights is None else spread * bag.weights[:, tf.newaxis]
-
-
-def _norms(bag: Bag, rows: tf.Tensor, bags: tf.Tensor) -> tf.Tensor:
-    """[B]: 1 / sum of weights ("mean"), or 1 / root of the sum of their squares ("sqrtn"); 0 where that is 0."""
-    weights = tf.ones_like(rows, tf.float32) if bag.weights is None else bag.weights
-    if bag.combiner == "mean":
-        norm = tf.math.unsorted_segment_sum(weights, rows, bags)
-    else:
-        norm = tf.sqrt(tf.math.unsorted_segment_sum(tf.square(weights), rows, bags))
-    return tf.math.reciprocal_no_nan(norm)
-
-
-def _rows(splits: tf.Tensor) -> tf.Tensor:
-    """[n] int64: the bag of each id."""
-    return tf.repeat(tf.range(tf.size(splits, tf.int64) - 1), splits[1:] - splits[:-1])
 
 
 def _checks(bag: Bag, table: Table) -> list[tf.Operation]:
     checks = []
     if (size := table.config.vocabulary_size) is not None:
-        wrong = tf.boolean_mask(bag.ids, (bag.ids < 0) | (bag.ids >= size))
-        outside = f"feature {bag.name}: ids outside its vocabulary, 0 to {size - 1}:"
-        checks.append(tf.debugging.Assert(tf.equal(tf.size(wrong), 0), [outside, wrong], summarize=5))
+        checks.append(assert_inside(bag.name, bag.ids, size))
     if bag.weights is not None:
-        finite = tf.math.is_finite(bag.weights)
-        message = f"feature {bag.name}: weights must be finite:"
-        bad = tf.boolean_mask(bag.weights, tf.logical_not(finite))
-        checks.append(tf.debugging.Assert(tf.reduce_all(finite), [message, bad], summarize=5))
+        checks.append(assert_finite(bag))
     if bag.splits is not None:
         good = tf.reduce_all(bag.splits[1:] >= bag.splits[:-1])
         good &= tf.equal(bag.splits[0], 0) & tf.equal(bag.splits[-1], tf.size(bag.ids, tf.int64))

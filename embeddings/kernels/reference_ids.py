@@ -17,7 +17,7 @@ from foundation.tf import tf
 
 _DEPTH = 4
 _MOST = 255
-_GROUP_BITS = 6
+GROUP_BITS = 6  # as in kernels/native/id_groups.h
 _LONGEST_UINT32 = (1 << 32) - 1
 
 
@@ -210,7 +210,7 @@ class ReferenceIdTable:
     def _admitted(self, missing, distinct, hashes, came, now) -> list[tuple[int, int]]:
         """(place in `distinct`, frequency) of new ids that get a row, group of buckets by group."""
         policy = self._policy
-        group_bits = min(policy.bucket_bits, _GROUP_BITS)
+        group_bits = min(policy.bucket_bits, GROUP_BITS)
         by_bucket: list[list[tuple[int, int]]] = [[] for _ in self._buckets]
         for place in missing:
             number = self._bucket_of(int(hashes[place]))

@@ -47,10 +47,10 @@ class DynamicTable(Trackable):
         policy = IdPolicy.of(config)
         self.key = policy.key
         with tf.device("CPU:0"):  # where the kernels are: tables lie in the host's memory
-            self.identities = _growing(tf.constant([NO_ID], tf.int64), f"{config.name}/identities")
-            self.rows = _growing(tf.zeros((1, config.dim), config.precision), f"{config.name}/rows")
+            self.identities = growing(tf.constant([NO_ID], tf.int64), f"{config.name}/identities")
+            self.rows = growing(tf.zeros((1, config.dim), config.precision), f"{config.name}/rows")
             self.slots = {
-                name: _growing(
+                name: growing(
                     tf.fill(slot.shape(1, config.dim), tf.cast(slot.initial, config.slot_precision)),
                     f"{config.name}/{name}",
                 )
@@ -118,6 +118,6 @@ class DynamicTable(Trackable):
         return tf.no_op()
 
 
-def _growing(initial: tf.Tensor, name: str) -> tf.Variable:
+def growing(initial: tf.Tensor, name: str | None = None) -> tf.Variable:
     """A variable whose first dimension may change."""
     return tf.Variable(initial, trainable=False, shape=[None, *initial.shape[1:]], name=name)

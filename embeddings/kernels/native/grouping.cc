@@ -20,7 +20,7 @@ Grouping::Grouping(const std::vector<Feature>& features, const std::vector<int64
     single_of_.push_back(with_singles && feature.splits == nullptr && feature.weights == nullptr ? singles : -1);
     if (single_of_.back() >= 0) singles += feature.bags;
   }
-  singles_ = NewBlock<uint8_t>(singles);
+  singles_ = NewStepBlock<uint8_t>(singles);
   if (singles_ == nullptr) return;
   std::memset(singles_.get(), 0, singles);
   int bits = 0;
@@ -59,10 +59,10 @@ Grouping::Grouping(const std::vector<Feature>& features, const std::vector<int64
     }
   }
   if (shared) {
-    shares_ = NewBlock<float>(total);
+    shares_ = NewStepBlock<float>(total);
     if (shares_ == nullptr) return;
   }
-  occurrences_ = NewBlock<Occurrence>(total);
+  occurrences_ = NewStepBlock<Occurrence>(total);
   if (occurrences_ == nullptr) return;
   pool->ParallelFor(count, kIdsPerChunk * 8, [&](int64_t begin, int64_t end) {
     for (int64_t c = begin; c < end; ++c) {

@@ -80,22 +80,11 @@ class Grouping {
  private:
   friend class Part;
 
-  template <typename T>
-  struct Freed {
-    void operator()(T* block) const { StepMemory()->DeallocateRaw(block); }
-  };
-  template <typename T>
-  using Block = std::unique_ptr<T[], Freed<T>>;
-  template <typename T>
-  static Block<T> NewBlock(int64_t count) {
-    return Block<T>(static_cast<T*>(StepMemory()->AllocateRaw(64, std::max<int64_t>(count, 1) * sizeof(T))));
-  }
-
   int64_t parts_ = 0, features_ = 0;
   std::vector<Chunk> chunks_;
-  Block<Occurrence> occurrences_;
-  Block<float> shares_;
-  Block<uint8_t> singles_;
+  StepBlock<Occurrence> occurrences_;
+  StepBlock<float> shares_;
+  StepBlock<uint8_t> singles_;
   std::vector<int64_t> single_of_;       // where a feature's singles begin
   std::vector<uint32_t> starts_, ends_;  // [parts, features]
 };

@@ -19,6 +19,9 @@ inline uint64_t IdHash(int64_t id) { return SplitMix64(static_cast<uint64_t>(id)
 // The first bits of a hash.
 inline int64_t Upper(uint64_t hash, int bits) { return bits ? static_cast<int64_t>(hash >> (64 - bits)) : 0; }
 
+// Ids are worked on in so many groups by their hash, 2^6, whatever the number of threads.
+constexpr int kGroupBits = 6;
+
 // Some ids, and where what is found for each is to be written.
 struct Ids {
   const int64_t* ids;
@@ -60,7 +63,7 @@ class IdGroups {
       }
     }
     starts_.push_back(place);
-    places_.reset(static_cast<Place*>(StepMemory()->AllocateRaw(64, (total + 1) * sizeof(Place))));
+    places_ = NewStepBlock<Place>(total + 1);
     if (places_ == nullptr) return;
     pool->ParallelFor(count, kIdsPerChunk * 8, [&](int64_t begin, int64_t end) {
       for (int64_t c = begin; c < end; ++c) {
@@ -93,13 +96,9 @@ class IdGroups {
     }
   }
 
-  struct Freed {
-    void operator()(Place* block) const { StepMemory()->DeallocateRaw(block); }
-  };
-
   const int bits_;
   std::vector<int64_t> starts_;
-  std::unique_ptr<Place[], Freed> places_;
+  StepBlock<Place> places_;
 };
 
 // Numbers distinct ids from 0 in the order they first come. One for each thread, begun anew for each group.

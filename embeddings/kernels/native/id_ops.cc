@@ -238,8 +238,6 @@ class IdTable : public tensorflow::ResourceBase {
   }
 
  private:
-  static constexpr int kMostGroupBits = 6;
-
   // What a step found in the buckets of one group.
   struct Group {
     std::vector<Fresh> fresh;
@@ -256,7 +254,7 @@ class IdTable : public tensorflow::ResourceBase {
   };
 
   int64_t BucketOf(uint64_t hash) const { return Upper(hash, policy_.bucket_bits); }
-  int GroupBits() const { return std::min(policy_.bucket_bits, kMostGroupBits); }
+  int GroupBits() const { return std::min(policy_.bucket_bits, kGroupBits); }
 
   void FindAndAdmit(const IdGroups::Place* begin, const IdGroups::Place* end, int64_t number, int64_t now, Group* group) {
     constexpr int64_t kAhead = 16;

@@ -34,10 +34,6 @@ REGISTER_OP("HeadraceLookup")
 constexpr int64_t kIdsPerChunk = 2048;
 constexpr int64_t kCachedBytes = int64_t{8} << 20;  // what is smaller may stay in the caches for who reads it next
 
-inline float AsFloat(float value) { return value; }
-inline float AsFloat(BFloat16 value) { return FloatOf(static_cast<uint32_t>(Eigen::numext::bit_cast<uint16_t>(value)) << 16); }
-inline float AsFloat(Half value) { return static_cast<float>(value); }
-
 // The bags of one chunk, pooled. kDim: the rows' width where it is common, else 0.
 template <typename Stored, int64_t kDim>
 void Pool(const Feature& feature, const Chunk& chunk, const void* rows, int64_t any_dim, bool stream, float* output) {

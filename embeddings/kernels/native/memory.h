@@ -2,6 +2,9 @@
 #ifndef HEADRACE_MEMORY_H_
 #define HEADRACE_MEMORY_H_
 
+#include <algorithm>
+#include <memory>
+
 #include "tensorflow/core/framework/allocator.h"
 
 namespace headrace {
@@ -14,6 +17,19 @@ tensorflow::Allocator* TableMemory();
 // For what lives a step (activations): large blocks on huge pages, kept and given out again, so that no step pays for
 // page faults. Of each size, in steps of an eighth, it holds as many as were ever in use at once.
 tensorflow::Allocator* StepMemory();
+
+struct FreedStep {
+  void operator()(void* block) const { StepMemory()->DeallocateRaw(block); }
+};
+
+// An array for a step; null where there is no memory.
+template <typename T>
+using StepBlock = std::unique_ptr<T[], FreedStep>;
+
+template <typename T>
+StepBlock<T> NewStepBlock(int64_t count) {
+  return StepBlock<T>(static_cast<T*>(StepMemory()->AllocateRaw(64, std::max<int64_t>(count, 1) * sizeof(T))));
+}
 
 // For the many small arrays of a hash table that grows: blocks of powers of two, cut from huge pages, kept for reuse.
 void* NewSmallBlock(size_t bytes);

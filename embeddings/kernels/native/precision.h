@@ -27,6 +27,10 @@ inline float FloatOf(uint32_t bits) {
   return value;
 }
 
+inline float AsFloat(float value) { return value; }
+inline float AsFloat(BFloat16 value) { return FloatOf(uint32_t{Eigen::numext::bit_cast<uint16_t>(value)} << 16); }
+inline float AsFloat(Half value) { return static_cast<float>(value); }
+
 // The upper 16 bits of a float are a bfloat16: adding 16 random bits below them rounds up as often as it should.
 inline void Store(float value, uint32_t random, BFloat16* stored) {
   uint32_t bits = BitsOf(value);
@@ -59,11 +63,9 @@ inline void LoadFloats(const void* from, tensorflow::DataType type, int64_t coun
   if (type == tensorflow::DT_FLOAT) {
     std::memcpy(to, from, count * sizeof(float));
   } else if (type == tensorflow::DT_BFLOAT16) {
-    const uint16_t* bits = static_cast<const uint16_t*>(from);
-    for (int64_t i = 0; i < count; ++i) to[i] = FloatOf(static_cast<uint32_t>(bits[i]) << 16);
+    for (int64_t i = 0; i < count; ++i) to[i] = AsFloat(static_cast<const BFloat16*>(from)[i]);
   } else {
-    const Half* halves = static_cast<const Half*>(from);
-    for (int64_t i = 0; i < count; ++i) to[i] = static_cast<float>(halves[i]);
+    for (int64_t i = 0; i < count; ++i) to[i] = AsFloat(static_cast<const Half*>(from)[i]);
   }
 }
 

@@ -23,8 +23,6 @@ REGISTER_OP("HeadraceUniqueByOwner")
     .Attr("ranks: int >= 1")
     .SetShapeFn(tensorflow::shape_inference::UnknownShape);
 
-constexpr int kGroupBits = 6;
-
 class UniqueByOwnerOp : public OpKernel {
  public:
   explicit UniqueByOwnerOp(OpKernelConstruction* context) : OpKernel(context) {
