@@ -6,6 +6,7 @@
 #include <cmath>
 #include <vector>
 
+#include "distinct.h"
 #include "grouping.h"
 #include "optimizers.h"
 #include "precision.h"
@@ -92,22 +93,27 @@ struct RoundedRows {
   }
 };
 
-// `gradients[f]`: [bags, dim] of feature f.
+// `gradients[f]`: [bags, dim] of feature f. sums: room for the grouping's, [sums, dim].
 template <typename Rows>
 class Backward {
  public:
   Backward(const std::vector<Feature>& features, const std::vector<const float*>& gradients,
-           std::vector<TableState>& tables, int64_t dim)
-      : features_(features), gradients_(gradients), tables_(tables), any_dim_(dim) {}
+           std::vector<TableState>& tables, int64_t dim, float* sums)
+      : features_(features), gradients_(gradients), tables_(tables), any_dim_(dim), sums_(sums) {}
 
   // Takes the step on every row.
   void Run(Grouping* grouping, tensorflow::thread::ThreadPool* pool, int64_t total) {
+    const std::vector<Chunk>& chunks = grouping->chunks();
+    const int64_t chunk_cost = (total / (chunks.size() + 1) + 1) * (40 + 2 * any_dim_);
+    pool->ParallelFor(chunks.size(), chunk_cost, [&](int64_t begin, int64_t end) {
+      for (int64_t c = begin; c < end; ++c) SumRepeats(*grouping, c);
+    });
     const int64_t parts = grouping->parts(), cost = (total / parts + 1) * (60 + 2 * any_dim_);
     if (std::any_of(tables_.begin(), tables_.end(), [](const auto& t) { return std::isfinite(t.step.clipnorm); })) {
       ScaleByNorm(grouping, pool, cost);
     }
     pool->ParallelFor(parts, cost, [&](int64_t begin, int64_t end) {
-      std::vector<float>& scratch = Scratch::OfThread().row;
+      std::vector<float>& scratch = OfThread<Scratch>().row;
       scratch.resize((1 + kMostSlots) * dim());
       for (int64_t p = begin; p < end; ++p) {
         SumRows<true>(grouping->part(p), [&](const TableState& table, int64_t row, const float* gradient) {
@@ -116,11 +122,9 @@ class Backward {
       }
     });
     // What occurs once needs no sum: it is taken as the gradients lie in memory.
-    const std::vector<Chunk>& chunks = grouping->chunks();
-    pool->ParallelFor(chunks.size(), (total / (chunks.size() + 1) + 1) * (40 + 2 * any_dim_),
-                      [&](int64_t begin, int64_t end) {
-                        for (int64_t c = begin; c < end; ++c) TakeSingles(*grouping, chunks[c]);
-                      });
+    pool->ParallelFor(chunks.size(), chunk_cost, [&](int64_t begin, int64_t end) {
+      for (int64_t c = begin; c < end; ++c) TakeSingles(*grouping, chunks[c]);
+    });
   }
 
  private:
@@ -128,11 +132,6 @@ class Backward {
   struct Scratch {
     std::vector<uint32_t> places, free_places, singles;
     std::vector<float> sums, clipped, row;
-
-    static Scratch& OfThread() {
-      thread_local Scratch scratch;
-      return scratch;
-    }
   };
 
   int64_t dim() const { return Rows::kWidth ? Rows::kWidth : any_dim_; }
@@ -159,12 +158,36 @@ class Backward {
     }
   }
 
+  // What a chunk's ids that come more than once in it sum to.
+  void SumRepeats(const Grouping& grouping, int64_t chunk) {
+    const int f = grouping.chunks()[chunk].feature;
+    const Feature& feature = features_[f];
+    const float* const gradients = gradients_[f];
+    const bool shared = feature.splits != nullptr || feature.weights != nullptr;
+    int64_t bag_of_norm = -1;
+    float norm = 1.0f;
+    grouping.ForEachSummed(feature, chunk, [&](int64_t bag, int64_t i, int64_t number, bool first) {
+      if (shared && bag != bag_of_norm) {
+        norm = feature.Norm(bag);
+        bag_of_norm = bag;
+      }
+      const float share = feature.weights ? feature.weights[i] * norm : norm;
+      const float* __restrict g = gradients + bag * dim();
+      float* __restrict sum = sums_ + number * dim();
+      if (first) {
+        for (int64_t d = 0; d < dim(); ++d) sum[d] = share * g[d];
+      } else {
+        for (int64_t d = 0; d < dim(); ++d) sum[d] += share * g[d];
+      }
+    });
+  }
+
   // Calls `use(table, row, gradient)` for each row of a part that the part has to sum, its gradient clipped. One pass
   // over the occurrences as they came: a row that occurs once is used at once, one that occurs more often is summed in
   // a place of its own until its last occurrence.
   template <bool kFetches, typename Use>
   void SumRows(Part part, Use use) {
-    Scratch& scratch = Scratch::OfThread();
+    Scratch& scratch = OfThread<Scratch>();
     uint32_t* const counts = part.Number();
     scratch.places.assign(part.rows(), UINT32_MAX);
     scratch.free_places.clear();
@@ -180,9 +203,12 @@ class Backward {
       const TableState& table = tables_[features_[f].table];
       const float* const gradient_of_bag = gradients_[f];
       const uint32_t begin = part.begin(f), end = part.end(f);
+      auto gradient_of = [&](const Occurrence& o) {
+        return o.source < kSummed ? gradient_of_bag + o.source * dim() : sums_ + (o.source & ~kSummed) * dim();
+      };
       auto fetch = [&](uint32_t o) {
         const Occurrence& next = part.occurrences[o];
-        FetchForReading(gradient_of_bag + next.bag * dim(), row_bytes);
+        FetchForReading(gradient_of(next), row_bytes);
         if (kFetches && counts[next.row] == 1) Rows::Fetch(table, IdOf(next.key), dim());
       };
       for (uint32_t o = begin; o < std::min(begin + ahead, end); ++o) fetch(o);
@@ -190,7 +216,7 @@ class Backward {
         if (o + ahead < end) fetch(o + ahead);
         const Occurrence& here = part.occurrences[o];
         const float share = part.shares ? part.shares[o] : 1.0f;
-        const float* __restrict g = gradient_of_bag + here.bag * dim();
+        const float* __restrict g = gradient_of(here);
         const uint32_t left = counts[here.row]--;
         uint32_t& place = place_of_row[here.row];
         if (place == UINT32_MAX && left == 1) {
@@ -225,7 +251,7 @@ class Backward {
     const Feature& feature = features_[chunk.feature];
     const uint8_t* const single = grouping.singles(chunk.feature);
     if (single == nullptr) return;
-    Scratch& scratch = Scratch::OfThread();
+    Scratch& scratch = OfThread<Scratch>();
     scratch.singles.resize(chunk.last_bag - chunk.first_bag);
     scratch.clipped.resize(dim());
     scratch.row.resize((1 + kMostSlots) * dim());
@@ -237,10 +263,14 @@ class Backward {
     }
     const TableState& table = tables_[feature.table];
     const float* const gradients = gradients_[chunk.feature];
-    const int64_t ahead = Ahead(dim() * sizeof(float));
-    for (int64_t i = 0; i < std::min(ahead, count); ++i) Rows::Fetch(table, feature.ids[places[i]], dim());
+    const int64_t row_bytes = dim() * sizeof(float), ahead = Ahead(row_bytes);
+    auto fetch = [&](int64_t i) {
+      FetchForReading(gradients + places[i] * dim(), row_bytes);
+      Rows::Fetch(table, feature.ids[places[i]], dim());
+    };
+    for (int64_t i = 0; i < std::min(ahead, count); ++i) fetch(i);
     for (int64_t i = 0; i < count; ++i) {
-      if (i + ahead < count) Rows::Fetch(table, feature.ids[places[i + ahead]], dim());
+      if (i + ahead < count) fetch(i + ahead);
       const float* gradient = gradients + places[i] * dim();
       Rows::Take(table, feature.ids[places[i]], Clipped(table, 1.0f, gradient, scratch.clipped.data()), dim(),
                  scratch.row.data());
@@ -259,6 +289,7 @@ class Backward {
   const std::vector<const float*>& gradients_;
   std::vector<TableState>& tables_;
   const int64_t any_dim_;
+  float* const sums_;
 };
 
 }  // namespace headrace

@@ -101,39 +101,6 @@ class IdGroups {
   StepBlock<Place> places_;
 };
 
-// Numbers distinct ids from 0 in the order they first come. One for each thread, begun anew for each group.
-class DistinctIds {
- public:
-  void Begin(int64_t most) {
-    uint64_t room = 16;
-    while (room < 2 * static_cast<uint64_t>(most)) room *= 2;
-    numbers_.assign(room, kFree);
-    mask_ = room - 1;
-    ids_.clear();
-  }
-
-  // The id's number, and whether it is new.
-  std::pair<uint32_t, bool> Number(int64_t id, uint64_t hash) {
-    uint64_t at = hash & mask_;
-    while (numbers_[at] != kFree && ids_[numbers_[at]] != id) at = (at + 1) & mask_;
-    const bool fresh = numbers_[at] == kFree;
-    if (fresh) {
-      numbers_[at] = static_cast<uint32_t>(ids_.size());
-      ids_.push_back(id);
-    }
-    return {numbers_[at], fresh};
-  }
-
-  const std::vector<int64_t>& ids() const { return ids_; }
-
- private:
-  static constexpr uint32_t kFree = UINT32_MAX;
-
-  std::vector<uint32_t> numbers_;  // by hash
-  std::vector<int64_t> ids_;
-  uint64_t mask_ = 0;
-};
-
 }  // namespace headrace
 
 #endif  // HEADRACE_ID_GROUPS_H_

@@ -7,6 +7,7 @@
 #include "tensorflow/core/framework/resource_var.h"
 #include "tensorflow/core/framework/shape_inference.h"
 
+#include "distinct.h"
 #include "growing.h"
 #include "held.h"
 #include "id_groups.h"
@@ -253,6 +254,13 @@ class IdTable : public tensorflow::ResourceBase {
     }
   };
 
+  // A thread's own, for the group it is at.
+  struct Scratch {
+    std::vector<uint64_t> hashes;
+    std::vector<uint32_t> missing;
+    DistinctIds distinct;
+  };
+
   int64_t BucketOf(uint64_t hash) const { return Upper(hash, policy_.bucket_bits); }
   int GroupBits() const { return std::min(policy_.bucket_bits, kGroupBits); }
 
@@ -260,8 +268,9 @@ class IdTable : public tensorflow::ResourceBase {
     constexpr int64_t kAhead = 16;
     const int64_t size = end - begin;
     group->Clear();
-    thread_local std::vector<uint64_t> hashes;
-    thread_local std::vector<uint32_t> missing;
+    Scratch& scratch = OfThread<Scratch>();
+    std::vector<uint64_t>& hashes = scratch.hashes;
+    std::vector<uint32_t>& missing = scratch.missing;
     hashes.resize(size);
     missing.resize(size + 1);
     for (int64_t i = 0; i < size; ++i) hashes[i] = IdHash(begin[i].id);
@@ -276,7 +285,7 @@ class IdTable : public tensorflow::ResourceBase {
       missing[count] = static_cast<uint32_t>(i);
       count += row == kNoRow;
     }
-    thread_local DistinctIds distinct;
+    DistinctIds& distinct = scratch.distinct;
     distinct.Begin(count);
     for (int64_t m = 0; m < count; ++m) {
       const IdGroups::Place& here = begin[missing[m]];

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "id_groups.h"
+#include "rows.h"
 
 namespace headrace {
 
@@ -39,13 +40,13 @@ class EntryMap {
   }
 
   void PrefetchToFind(uint64_t hash) const {
-    if (!slots_.empty()) __builtin_prefetch(&slots_[hash & mask_], 0, 3);
+    if (!slots_.empty()) FetchForReading(&slots_[hash & mask_], sizeof(Slot));
   }
 
   void Prefetch(uint64_t hash) const {
     if (slots_.empty()) return;
-    __builtin_prefetch(&slots_[hash & mask_], 1, 3);
-    __builtin_prefetch(&last_seen_[hash & mask_], 1, 3);
+    FetchForWriting(&slots_[hash & mask_], sizeof(Slot));
+    FetchForWriting(&last_seen_[hash & mask_], sizeof(uint32_t));
   }
 
   uint32_t row(int64_t place) const { return slots_[place].row; }

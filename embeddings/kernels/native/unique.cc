@@ -3,6 +3,7 @@
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/shape_inference.h"
 
+#include "distinct.h"
 #include "id_groups.h"
 
 namespace headrace {
@@ -51,7 +52,7 @@ class UniqueByOwnerOp : public OpKernel {
     std::vector<std::vector<int64_t>> distinct(groups.size());  // of each group
     std::vector<int64_t> sizes(groups.size() * ranks_, 0);      // [group, rank]
     pool->ParallelFor(groups.size(), cost, [&](int64_t begin, int64_t end) {
-      thread_local DistinctIds numbers;
+      DistinctIds& numbers = OfThread<DistinctIds>();
       for (int64_t g = begin; g < end; ++g) {
         numbers.Begin(groups.end(g) - groups.begin(g));
         for (auto* at = groups.begin(g); at != groups.end(g); ++at) {

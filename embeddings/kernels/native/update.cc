@@ -56,13 +56,13 @@ tensorflow::Status Exclusive(Var* variable) {
 }
 
 using Compute = void (*)(const std::vector<Feature>&, const std::vector<const float*>&, std::vector<TableState>&,
-                         int64_t dim, Grouping*, tensorflow::thread::ThreadPool*, int64_t total);
+                         int64_t dim, Grouping*, float* sums, tensorflow::thread::ThreadPool*, int64_t total);
 
 template <typename Rows>
 void RunRows(const std::vector<Feature>& features, const std::vector<const float*>& gradients,
-             std::vector<TableState>& tables, int64_t dim, Grouping* grouping, tensorflow::thread::ThreadPool* pool,
-             int64_t total) {
-  Backward<Rows>(features, gradients, tables, dim).Run(grouping, pool, total);
+             std::vector<TableState>& tables, int64_t dim, Grouping* grouping, float* sums,
+             tensorflow::thread::ThreadPool* pool, int64_t total) {
+  Backward<Rows>(features, gradients, tables, dim, sums).Run(grouping, pool, total);
 }
 
 // An optimizer's code, for the widths that are common and for any.
@@ -138,7 +138,7 @@ class UpdateOp : public OpKernel {
       gradients.push_back(gradient.flat<float>().data());
       total += features[f].size;
     }
-    OP_REQUIRES(context, total < UINT32_MAX, errors::InvalidArgument("fewer than 2^32 ids a step are wanted"));
+    OP_REQUIRES(context, total < kSummed, errors::InvalidArgument("fewer than 2^31 ids a step are wanted"));
 
     auto* pool = context->device()->tensorflow_cpu_worker_threads()->workers;
     if (total > 0) {
@@ -152,7 +152,9 @@ class UpdateOp : public OpKernel {
       Grouping grouping(features, vocabulary, !by_norm, pool, &fault);
       OP_REQUIRES_OK(context, fault.Status(layout_, features, vocabulary));
       OP_REQUIRES(context, grouping.ok(), errors::ResourceExhausted("no memory to group ", total, " ids"));
-      methods_.of(plain, dim)(features, gradients, states, dim, &grouping, pool, total);
+      const StepBlock<float> sums = NewStepBlock<float>(grouping.sums() * dim);
+      OP_REQUIRES(context, sums != nullptr, errors::ResourceExhausted("no memory to sum the gradients of ", total, " ids"));
+      methods_.of(plain, dim)(features, gradients, states, dim, &grouping, sums.get(), pool, total);
     }
     std::vector<bool> counted(tables, false);
     for (int table : layout_.table_of) {

@@ -106,17 +106,18 @@ void LookUpAndUpdate(ThreadPool* pool, std::mt19937_64& random) {
     state.step = {0.1f, 1.0f, INFINITY, way % kWays == kByNorm ? 0.5f : INFINITY, {1e-7f, 0.001f, 1e-7f, 0.1f}};
     Fault fault;
     Grouping grouping(batch.features, {kTableRows}, way % kWays != kByNorm, pool, &fault);
+    const StepBlock<float> sums = NewStepBlock<float>(grouping.sums() * kWidth);
     const auto run = [&](auto backward) { backward.Run(&grouping, pool, batch.total); };
     if (way % kWays == kAdam) {
       state.slots[0] = momentum.data();
       state.slots[1] = velocity.data();
-      run(Backward<PlainRows<Adam, 0>>(batch.features, batch.gradients_of, states, kWidth));
+      run(Backward<PlainRows<Adam, 0>>(batch.features, batch.gradients_of, states, kWidth, sums.get()));
     } else if (way % kWays == kRounded) {
       state.rows = half.data();
       state.precision = tensorflow::DT_BFLOAT16;
-      run(Backward<RoundedRows<RowWiseAdagrad>>(batch.features, batch.gradients_of, states, kWidth));
+      run(Backward<RoundedRows<RowWiseAdagrad>>(batch.features, batch.gradients_of, states, kWidth, sums.get()));
     } else {
-      run(Backward<PlainRows<RowWiseAdagrad, kWidth>>(batch.features, batch.gradients_of, states, kWidth));
+      run(Backward<PlainRows<RowWiseAdagrad, kWidth>>(batch.features, batch.gradients_of, states, kWidth, sums.get()));
     }
     const auto pool_chunk = PoolChunkOf(tensorflow::DT_FLOAT, kWidth);
     const std::vector<Chunk> chunks = Chunks(batch.features, 2048);
