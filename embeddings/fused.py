@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from embeddings.kernels import kernels, reference
 from embeddings.kernels.group import Bag, TableGroup
+from embeddings.local import by_group
 from embeddings.tables.dynamic import growing
 from foundation.tf import is_watched, tf
 
 if TYPE_CHECKING:
+    from embeddings.exchange import Exchange
     from embeddings.kernels.group import Table
+    from embeddings.local import LocalTables
+
+    Tables = LocalTables | Exchange
 
 MOST_SKIPPED = 200  # steps in a row that a loss scale may skip before we say that none is ever committed
 
@@ -38,8 +43,8 @@ class FusedUpdate:
     summed gradients; `commit`, the trap weight's Keras constraint, applies them: an optimizer calls it after each step
     that it does not skip."""
 
-    def __init__(self, tables: Mapping[str, Table], scaled: bool) -> None:
-        self._scaled = scaled
+    def __init__(self, tables: Mapping[str, Table], dynamic: list[str], scaled: bool) -> None:
+        self._dynamic, self._scaled = dynamic, scaled
         self._version = _counter("version")  # backward passes made
         self._awaiting = tf.Variable(False, trainable=False, name="awaiting")
         self.variables = [self._version, self._awaiting]
@@ -49,33 +54,33 @@ class FusedUpdate:
             self.transient = self._waiting.variables
 
     def lookup(
-        self, trap: tf.Variable, groups: Sequence[TableGroup], bags: Sequence[list[Bag]], training: bool
-    ) -> tuple[list[list[tf.Tensor]], tf.Tensor]:
-        """What `Kernels.lookup` gives for each group, and a zero whose gradient is the loss scale."""
-        flat = [(group, bag) for group, asked in zip(groups, bags, strict=True) for bag in asked]
+        self, trap: tf.Variable, tables: Tables, dist: Any, bags: list[Bag], training: bool
+    ) -> tuple[list[tf.Tensor], tf.Tensor]:
+        """[B, dim] of each bag, and a zero whose gradient is the loss scale. dist: what the tables' `input_dist` gave
+        for these bags."""
         # weights that a gradient may be asked for: only for them are the rows read again in the backward pass
-        learned = [place for place, (_, bag) in enumerate(flat) if bag.weights is not None and is_watched(bag.weights)]
+        learned = [place for place, bag in enumerate(bags) if bag.weights is not None and is_watched(bag.weights)]
 
         @tf.custom_gradient
         def trapped(trap_value: tf.Tensor, *_: tf.Tensor):
             version = self._version.read_value()
-            outputs = [kernels().lookup(group, asked) for group, asked in zip(groups, bags, strict=True)]
-            outputs = [output for of_group in outputs for output in of_group]
+            outputs = tables.output_dist(dist, bags)
 
             def backward(*upstream: tf.Tensor) -> tuple[tf.Tensor, ...]:
                 if not training:
-                    _refuse_dynamic(groups)
+                    _refuse_dynamic(self._dynamic)
                 *gradients, scale = upstream
                 self._close(version)
-                of_weights = [
-                    reference.gradient_of_weights(*flat[place], outputs[place], gradients[place]) for place in learned
-                ]
-                return self._update(groups, bags, _like(bags, gradients), scale), *of_weights
+                of_weights = []
+                for place in learned:
+                    group, bag = dist.of(place)
+                    of_weights.append(reference.gradient_of_weights(group, bag, outputs[place], gradients[place]))
+                return self._update(tables, dist, bags, gradients, scale), *of_weights
 
             return (*outputs, tf.zeros_like(trap_value)), backward
 
-        *outputs, probe = trapped(tf.convert_to_tensor(trap), *(flat[place][1].weights for place in learned))
-        return _like(bags, outputs), probe
+        *outputs, probe = trapped(tf.convert_to_tensor(trap), *(bags[place].weights for place in learned))
+        return outputs, probe
 
     def expect_gradient(self) -> None:
         """Fails when the last training call was never differentiated; that failure is told once."""
@@ -89,23 +94,18 @@ class FusedUpdate:
         self._version.assign_add(1)
 
     def _update(
-        self,
-        groups: Sequence[TableGroup],
-        bags: Sequence[list[Bag]],
-        gradients: Sequence[list[tf.Tensor]],
-        scale: tf.Tensor,
+        self, tables: Tables, dist: Any, bags: list[Bag], gradients: list[tf.Tensor], scale: tf.Tensor
     ) -> tf.Tensor:
         """Applies, or keeps unscaled sums for `commit`; returns the trap's gradient, a NaN where Keras must skip the
         step, for the dense weights too."""
         if not self._scaled:
-            for group, asked, of_group in zip(groups, bags, gradients, strict=True):
-                kernels().update(group, asked, of_group)
+            tables.update(dist, bags, gradients)
             return tf.constant(0.0)
         tf.debugging.Assert(tf.not_equal(scale, 0.0), [_NO_SCALE])
+        unscaled = by_group(dist, [gradient / scale for gradient in gradients])
         sums = {}
-        for group, asked, of_group in zip(groups, bags, gradients, strict=True):
-            unscaled = [gradient / scale for gradient in of_group]
-            for place, summed in reference.summed(group, asked, unscaled).items():
+        for (group, asked), of_group in zip(dist.groups, unscaled, strict=True):
+            for place, summed in reference.summed(group, asked, of_group).items():
                 sums[group.tables[place].config.name] = summed
         return tf.where(self._waiting.keep(sums), 0.0, float("nan"))
 
@@ -163,19 +163,12 @@ class _Waiting:
         return tf.constant(True)
 
 
-def _refuse_dynamic(groups: Sequence[TableGroup]) -> None:
-    names = [table.config.name for group in groups for table in group.tables if table.config.vocabulary_size is None]
+def _refuse_dynamic(names: list[str]) -> None:
     if names:
         raise ValueError(
             f"dynamic tables ({', '.join(names)}) learn, and take up new ids, only in a call with training=True: pass "
             "it to the layer in the training step"
         )
-
-
-def _like(bags: Sequence[list[Bag]], flat: Sequence[tf.Tensor]) -> list[list[tf.Tensor]]:
-    """One tensor for each bag, group by group."""
-    rest = iter(flat)
-    return [[next(rest) for _ in asked] for asked in bags]
 
 
 def _counter(name: str) -> tf.Variable:

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from embeddings.bags import bag_of, in_shape_of
 from embeddings.config import FeatureConfig, TableConfig, need_known, tables_of
+from embeddings.exchange import Exchange
 from embeddings.fused import FusedUpdate
-from embeddings.kernels import kernels
-from embeddings.kernels.group import Bag, TableGroup, grouped
+from embeddings.kernels.group import Bag
+from embeddings.local import LocalTables
+from embeddings.pooling import pooled
+from embeddings.sharding.plan import ShardingPlan
+from embeddings.sharding.sharded import sharded_tables
 from embeddings.tables.dynamic import DynamicTable, Vocabulary
 from embeddings.tables.static import StaticTable
-from foundation.tf import keras, tf
+from foundation.tf import is_watched, keras, own_variables, tf
+from strategies import LocalCommunicator, communicator_of
+
+if TYPE_CHECKING:
+    from strategies import Communicator
 
 
 @keras.utils.register_keras_serializable("headrace")
@@ -37,24 +45,36 @@ class ShardedEmbedding(keras.layers.Layer):
     optimizer of Keras, scaling or not, must apply the trap's gradient. Set the policy before the layer is made: a
     LossScaleOptimizer without it scales the tables' gradients too, and the layer cannot know.
 
+    Among several ranks (processes, one device each) the tables are spread as `plan` says, and ids, vectors and
+    gradients travel through `communicator`; all ranks call the layer alike, each with its slice of the batch. Made and
+    used under a MultiWorkerMirroredStrategy it finds the communicator itself; without a plan it takes
+    `sharding.default_plan`. A rank's loss is its slice's share of the global batch's, so that gradients sum to those of
+    one process.
+
     Raises:
-      ValueError: two different tables have one name, or an input is not a feature. RuntimeError: built under a strategy
-      with several replicas, whose copies would drift apart. tf.errors.InvalidArgumentError: an id is outside its
-      vocabulary (the feature is named), a second backward pass follows one forward pass, or the last training step
-      never asked for the gradient of `gradient_trap`.
+      ValueError: two different tables have one name, an input is not a feature, or the plan is not of these tables and
+        ranks. RuntimeError: built under a strategy with several replicas in one process, whose copies would drift
+        apart. tf.errors.InvalidArgumentError: an id is outside its vocabulary (the feature is named), a second backward
+        pass follows one forward pass, or the last training step never asked for the gradient of `gradient_trap`.
     """
 
-    def __init__(self, features: Mapping[str, FeatureConfig], name: str = "sharded_embedding", **options: Any) -> None:
+    def __init__(
+        self,
+        features: Mapping[str, FeatureConfig],
+        name: str = "sharded_embedding",
+        communicator: Communicator | None = None,
+        plan: ShardingPlan | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(name=name, autocast=False, **options)
-        _refuse_replicas()
         self.features = dict(features)
-        self._tables = {config.name: _new_table(config) for config in tables_of(self.features).values()}
-        self._groups = grouped(list(self._tables.values()))
-        self._place = {
-            table.config.name: (g, place)
-            for g, group in enumerate(self._groups)
-            for place, table in enumerate(group.tables)
-        }
+        self._communicator = communicator or _communicator_here()
+        # A layer kept in float32 inside a mixed_float16 model sees scaled gradients just the same.
+        policies = {self.dtype_policy.name, keras.mixed_precision.global_policy().name}
+        scaled = "mixed_float16" in policies
+        configs = tables_of(self.features)
+        self._lookups, self._tables = self._spread(configs, plan, scaled)
+        self._place = {name: place for place, name in enumerate(configs)}
         self._table_variables = {  # for Keras and checkpoints to find
             f"{table}/{name}": variable
             for table, held in self._tables.items()
@@ -64,10 +84,9 @@ class ShardedEmbedding(keras.layers.Layer):
         self._dynamic_tables = {  # they save themselves
             name: table for name, table in self._tables.items() if isinstance(table, DynamicTable)
         }
-        # A layer kept in float32 inside a mixed_float16 model sees scaled gradients just the same.
-        policies = {self.dtype_policy.name, keras.mixed_precision.global_policy().name}
-        scaled = "mixed_float16" in policies
-        self._fused = FusedUpdate(self._tables, scaled)
+        dynamic = [name for name, config in configs.items() if config.vocabulary_size is None]
+        with own_variables():
+            self._fused = FusedUpdate(self._tables, dynamic, scaled)
         self._step_variables = self._fused.variables
         self.gradient_trap = self.add_weight(
             name="gradient_trap",
@@ -81,34 +100,47 @@ class ShardedEmbedding(keras.layers.Layer):
         self._scaled = scaled
         self.built = True
 
+    def _spread(
+        self, configs: Mapping[str, TableConfig], plan: ShardingPlan | None, scaled: bool
+    ) -> tuple[LocalTables | Exchange, dict[str, StaticTable | DynamicTable]]:
+        """Makes the tables: (how they are looked up, what this rank holds by name)."""
+        with own_variables():
+            if self._communicator.size == 1:
+                tables = {name: _new_table(config) for name, config in configs.items()}
+                return LocalTables(list(tables.values())), tables
+            if scaled:
+                raise ValueError(f"{self.name}: mixed_float16 among several ranks is not built yet; use bfloat16")
+            sharded = sharded_tables(configs, plan, self._communicator)
+        held = {name: part for table in sharded for name, part in table.held().items()}
+        return Exchange(self._communicator, sharded), held
+
     def call(self, inputs: Mapping[str, Any], training: bool | None = None) -> dict[str, Any]:
         """See the class. training: True also checks that the step before was applied."""
-        _refuse_replicas()
+        _refuse_replicas(self._communicator)
         need_known(self.name, inputs, self.features)
-        asked: list[list[Bag]] = [[] for _ in self._groups]
+        bags = []
         for name, value in inputs.items():
             feature = self.features[name]
-            group, place = self._place[feature.table.name]
-            asked[group].append(bag_of(name, value, feature, place))
+            bags.append(bag_of(name, value, feature, self._place[feature.table.name]))
         trains = bool(training) and self.trainable
         if trains:
             self._fused.expect_gradient()
-        asked = [_numbered(group, bags, trains) for group, bags in zip(self._groups, asked, strict=True)]
-        used = [(group, bags) for group, bags in zip(self._groups, asked, strict=True) if bags]
+        asked = bags if isinstance(self._lookups, LocalTables) else [_without_learned_weights(bag) for bag in bags]
+        dist: Any = self._lookups.input_dist(asked, trains)
         if self.trainable:
-            groups, of_groups = [group for group, _ in used], [bags for _, bags in used]
-            pooled, probe = self._fused.lookup(self.gradient_trap, groups, of_groups, trains)
+            vectors, probe = self._fused.lookup(self.gradient_trap, self._lookups, dist, asked, trains)
             if self._scaled:
                 self.add_loss(probe)
         else:
-            pooled = [kernels().lookup(group, bags) for group, bags in used]
-        by_feature = {}
-        for (_, bags), vectors in zip(used, pooled, strict=True):
-            for bag, of_bag in zip(bags, vectors, strict=True):
-                if bag.combiner is None:
-                    of_bag = in_shape_of(inputs[bag.name], of_bag)
-                by_feature[bag.name] = tf.cast(of_bag, self.compute_dtype)
-        return {name: by_feature[name] for name in inputs}
+            vectors = self._lookups.output_dist(dist, asked)
+        outputs = {}
+        for bag, was, of_bag in zip(bags, asked, vectors, strict=True):
+            if bag.combiner != was.combiner:
+                of_bag = pooled(of_bag, bag)
+            if bag.combiner is None:
+                of_bag = in_shape_of(inputs[bag.name], of_bag)
+            outputs[bag.name] = tf.cast(of_bag, self.compute_dtype)
+        return outputs
 
     @property
     def tables(self) -> dict[str, tf.Variable]:
@@ -178,21 +210,23 @@ def _new_table(config: TableConfig) -> StaticTable | DynamicTable:
     return DynamicTable(config) if config.vocabulary_size is None else StaticTable(config)
 
 
-def _numbered(group: TableGroup, bags: list[Bag], inserts: bool) -> list[Bag]:
-    """Bags whose ids are the numbers of rows. A table's features are looked up together: in training they are one step
-    of it."""
-    numbered = list(bags)
-    for place, table in enumerate(group.tables):
-        if isinstance(table, DynamicTable) and (chosen := [b for b, bag in enumerate(bags) if bag.table == place]):
-            number = table.find_or_insert if inserts else table.find
-            for b, rows in zip(chosen, number([bags[b].ids for b in chosen]), strict=True):
-                numbered[b] = replace(bags[b], ids=rows)
-    return numbered
+def _without_learned_weights(bag: Bag) -> Bag:
+    """A bag whose weights a gradient may be asked for is pooled outside the exchange, where TensorFlow finds it."""
+    if bag.weights is None or not is_watched(bag.weights):
+        return bag
+    return replace(bag, splits=None, weights=None, combiner=None)
 
 
-def _refuse_replicas() -> None:
+def _communicator_here() -> Communicator:
+    """That of the processes which the tf.distribute strategy in force has joined; else there is one rank."""
+    communicator = communicator_of(tf.distribute.get_strategy())
+    _refuse_replicas(communicator or LocalCommunicator())
+    return communicator or LocalCommunicator()
+
+
+def _refuse_replicas(communicator: Communicator) -> None:
     strategy = tf.distribute.get_strategy()
-    if strategy.num_replicas_in_sync > 1:
+    if strategy.num_replicas_in_sync not in (1, communicator.size):
         raise RuntimeError(
             f"ShardedEmbedding cannot be used under {type(strategy).__name__} with {strategy.num_replicas_in_sync} "
             "replicas: each would update a copy of its own, and they would drift apart. Run one process per device."

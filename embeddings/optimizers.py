@@ -128,8 +128,11 @@ class RowWiseAdagrad(SparseOptimizer):
     def constants(self, rate, updates):
         return [EPSILON]
 
-    def step(self, rows, slots, gradient, numbers):
-        accumulated = slots["accumulator"] + tf.reduce_mean(tf.square(gradient), axis=1)
+    def step(self, rows, slots, gradient, numbers, mean_square=None):
+        """mean_square: [u], of the whole rows' gradients where these are only some of their columns."""
+        if mean_square is None:
+            mean_square = tf.reduce_mean(tf.square(gradient), axis=1)
+        accumulated = slots["accumulator"] + mean_square
         scale = numbers[0] / tf.sqrt(accumulated + numbers[4])
         return rows * numbers[1] - scale[:, tf.newaxis] * gradient, {"accumulator": accumulated}
 

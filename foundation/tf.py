@@ -21,7 +21,8 @@ warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"tensorfl
 
 import absl.logging  # noqa: E402
 import tensorflow as tf  # noqa: E402
-from tensorflow.python.eager import record  # noqa: E402 - these two have no public name
+from tensorflow.python.eager import record  # noqa: E402 - these three have no public name
+from tensorflow.python.ops import resource_variable_ops  # noqa: E402
 from tensorflow.python.saved_model import save_context  # noqa: E402
 
 # Which Keras was chosen shows in where its classes live: a version attribute exists only under Keras 3.
@@ -48,6 +49,18 @@ def tf_write_errors(path: str | os.PathLike[str]) -> Iterator[None]:
         if "No space left" in reason or "Disk quota" in reason:
             raise UserError(f"{path}: the disk is full.", "Free some space and run the same command again.") from error
         raise UserError(f"{path}: cannot be written ({reason}).", "Mend it and run the same command again.") from error
+
+
+@contextlib.contextmanager
+def own_variables() -> Iterator[None]:
+    """Variables made inside are this process' own, whatever tf.distribute scope they are made in: one that mirrors
+    variables would keep every rank's alike."""
+
+    def make(_: object, **options: object) -> tf.Variable:
+        return resource_variable_ops.default_variable_creator_v2(None, **options)
+
+    with tf.variable_creator_scope(make):
+        yield
 
 
 def is_watched(tensor: tf.Tensor) -> bool:

@@ -1,13 +1,25 @@
 """Floor 1: where a job runs."""
 
+from collections.abc import Callable
+
 from foundation.errors import UserError, nearest
 from strategies.base import Communicator, Strategy, Topology
-from strategies.single import SingleStrategy
+from strategies.multi_worker import MultiWorkerStrategy, communicator_of
+from strategies.single import LocalCommunicator, SingleStrategy
 
-__all__ = ["Communicator", "SingleStrategy", "Strategy", "Topology", "create_strategy"]
+__all__ = [
+    "Communicator",
+    "LocalCommunicator",
+    "MultiWorkerStrategy",
+    "SingleStrategy",
+    "Strategy",
+    "Topology",
+    "communicator_of",
+    "create_strategy",
+]
 
-_BUILT = {"single": SingleStrategy}
-_PLANNED = ("mirrored", "multi_worker", "horovod", "parameter_server", "tpu")
+_BUILT: dict[str, Callable[[], Strategy]] = {"single": SingleStrategy, "multi_worker": MultiWorkerStrategy}
+_PLANNED = ("mirrored", "horovod", "parameter_server", "tpu")
 
 
 def create_strategy(name: str) -> Strategy:

@@ -21,22 +21,24 @@ class Topology:
 
 
 class Communicator(Protocol):
-    """Exchange between the ranks. Tensors' first dimension is rows; all ranks make the same calls in order."""
+    """Exchange between the ranks. A tensor's first dimension is rows. All ranks trace, or call eagerly, the same
+    exchanges in the same order; those that do not depend on each other may run at once. None has a gradient."""
 
     rank: int
     size: int
 
-    def all_to_all(self, rows: tf.Tensor, splits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Sends `splits[r]` consecutive rows to each rank r; returns (rows received, how many came from each rank)."""
+    def all_to_all(self, rows: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+        """sizes: [size, size] int64, known to all: sizes[s, r] rows go from rank s to rank r. rows: this rank's, in the
+        order of who receives them. Returns those received, in the order of who sent them."""
 
-    def all_gather(self, rows: tf.Tensor) -> tf.Tensor:
-        """Every rank's rows, in rank order."""
+    def all_gather(self, value: tf.Tensor) -> tf.Tensor:
+        """Every rank's value, of one shape, one below the other in rank order."""
 
     def all_reduce(self, value: tf.Tensor) -> tf.Tensor:
         """The sum over ranks."""
 
     def broadcast(self, value: tf.Tensor, root: int = 0) -> tf.Tensor:
-        """The value of rank `root`."""
+        """The value of rank `root`; all give one of its shape."""
 
 
 class Strategy(Protocol):

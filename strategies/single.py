@@ -16,14 +16,13 @@ class LocalCommunicator:
     rank = 0
     size = 1
 
-    def all_to_all(self, rows: tf.Tensor, splits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        tf.debugging.assert_equal(
-            tf.reduce_sum(splits), tf.shape(rows, splits.dtype)[0], "splits do not cover the rows"
-        )
-        return rows, splits
-
-    def all_gather(self, rows: tf.Tensor) -> tf.Tensor:
+    def all_to_all(self, rows: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+        count = tf.shape(rows, sizes.dtype)[0]
+        tf.debugging.Assert(tf.equal(tf.reduce_sum(sizes), count), ["sizes do not cover the rows:", sizes, count])
         return rows
+
+    def all_gather(self, value: tf.Tensor) -> tf.Tensor:
+        return value
 
     def all_reduce(self, value: tf.Tensor) -> tf.Tensor:
         return value

@@ -9,6 +9,8 @@ from contextvars import ContextVar
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+
 from embeddings.config import TableConfig
 from embeddings.kernels import build, reference
 from embeddings.kernels.group import Bag, TableGroup
@@ -26,11 +28,11 @@ _stock = ContextVar("stock", default=False)
 class Kernels(Protocol):
     """What tables and layers ask of either."""
 
-    def new_rows(self, config: TableConfig) -> tf.Variable: ...
+    def new_rows(self, config: TableConfig, ids: np.ndarray | None = None, first_column: int = 0) -> tf.Variable: ...
     def new_slot(self, shape: tuple[int, ...], value: float, dtype: tf.DType, name: str) -> tf.Variable: ...
     def id_table(self, policy: IdPolicy) -> IdTable: ...
     def unique_by_owner(
-        self, ids: tf.Tensor, owners: tf.Tensor, ranks: int
+        self, ids: tf.Tensor, owners: tf.Tensor, ranks: int, modulo: bool = False
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]: ...
     def dots(self, vectors: Sequence[tf.Tensor]) -> tf.Tensor: ...
     def dots_gradient(self, vectors: Sequence[tf.Tensor], gradient: tf.Tensor) -> list[tf.Tensor]: ...
@@ -51,9 +53,13 @@ class IdTable(Protocol):
         rows: tf.Variable,
         slots: Sequence[tuple[tf.Variable, float]],
         scale: float,
+        occurrences: Sequence[tf.Tensor] = (),
+        first_column: int = 0,
     ) -> list[tf.Tensor]:
         """The same in a training step: ids are counted as seen, and those that are new and admitted get a row, its
-        initial values (slots: with the initial value of each) written, the variables grown where need be."""
+        initial values (slots: with the initial value of each) written, the variables grown where need be. occurrences:
+        how often each id of each feature came, [n] int64; none: once. first_column: of the table, where that of
+        `rows` stands."""
 
     def counts(self) -> tf.Tensor:
         """[5] int64, in the order of COUNTS (embeddings/tables/identity.py)."""

@@ -34,13 +34,17 @@ class NativeIdTable:
         rows: tf.Variable,
         slots: Sequence[tuple[tf.Variable, float]],
         scale: float,
+        occurrences: Sequence[tf.Tensor] = (),
+        first_column: int = 0,
     ) -> list[tf.Tensor]:
         """As `IdTable.find_or_insert`."""
         found = self._module.headrace_find_or_insert(
             table=self._handle,
             variables=[variable.handle for variable in (identities, rows, *(slot for slot, _ in slots))],
             ids=list(features),
+            occurrences=list(occurrences),
             scale=scale,
+            first_column=first_column,
             slots=[initial for _, initial in slots],
         )
         return _shaped(found, features)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from embeddings.config import TableConfig
 from embeddings.hashing import signed, table_key
 from embeddings.kernels.group import Bag, TableGroup
@@ -21,11 +23,13 @@ class NativeKernels:
     def __init__(self, module: Any) -> None:
         self._module = module
 
-    def new_rows(self, config: TableConfig) -> tf.Variable:
+    def new_rows(self, config: TableConfig, ids: np.ndarray | None = None, first_column: int = 0) -> tf.Variable:
         """As `reference.new_rows`, to the bit, in one buffer on huge pages."""
         values = self._module.headrace_initial_rows(
             key=signed(table_key(config.seed, config.name)),
             scale=config.scale,
+            ids=[] if ids is None else ids,
+            first_column=first_column,
             dtype=tf.as_dtype(config.precision),
             vocabulary_size=config.vocabulary_size,
             dim=config.dim,
@@ -41,9 +45,13 @@ class NativeKernels:
         """A new table of ids."""
         return NativeIdTable(self._module, policy)
 
-    def unique_by_owner(self, ids: tf.Tensor, owners: tf.Tensor, ranks: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def unique_by_owner(
+        self, ids: tf.Tensor, owners: tf.Tensor, ranks: int, modulo: bool = False
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """As `reference.unique_by_owner`."""
-        distinct, splits, places = self._module.headrace_unique_by_owner(ids=ids, owners=owners, ranks=ranks)
+        distinct, splits, places = self._module.headrace_unique_by_owner(
+            ids=ids, owners=owners, ranks=ranks, modulo=modulo
+        )
         distinct.set_shape([None])
         splits.set_shape([ranks + 1])
         places.set_shape(ids.shape)

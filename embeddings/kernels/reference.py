@@ -22,18 +22,20 @@ if TYPE_CHECKING:
 _BYTES_PER_CHUNK = 1 << 26
 
 
-def new_rows(config: TableConfig) -> tf.Variable:
+def new_rows(config: TableConfig, ids: np.ndarray | None = None, first_column: int = 0) -> tf.Variable:
     """[vocabulary_size, dim]: a new table's rows, their initial values (`embeddings.hashing`) written chunk by chunk,
-    so that no second copy of the table is ever held."""
+    so that no second copy of the table is ever held. Of a shard, `config` being its own: ids [vocabulary_size] int64,
+    the id of each row (none: its number), and the column of the table that its first one is."""
     size, dtype = config.vocabulary_size, tf.as_dtype(config.precision)
     assert size is not None
     rows = tf.Variable(tf.zeros((size, config.dim), dtype), trainable=False, name=f"{config.name}/rows")
     key = table_key(config.seed, config.name)
     step = max(_BYTES_PER_CHUNK // (8 * config.dim), 1)
     for start in range(0, size, step):
-        ids = tf.range(start, min(start + step, size), dtype=tf.int64)
-        initial = tf.cast(initial_rows(ids, config.dim, key, config.scale), dtype)
-        rows.scatter_update(tf.IndexedSlices(initial, ids))
+        places = tf.range(start, min(start + step, size), dtype=tf.int64)
+        of_rows = places if ids is None else tf.constant(ids[start : start + step], tf.int64)
+        initial = initial_rows(of_rows, first_column + config.dim, key, config.scale)[:, first_column:]
+        rows.scatter_update(tf.IndexedSlices(tf.cast(initial, dtype), places))
     return rows
 
 
@@ -47,12 +49,15 @@ def id_table(policy: IdPolicy) -> ReferenceIdTable:
     return ReferenceIdTable(policy)
 
 
-def unique_by_owner(ids: tf.Tensor, owners: tf.Tensor, ranks: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+def unique_by_owner(
+    ids: tf.Tensor, owners: tf.Tensor, ranks: int, modulo: bool = False
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """What an exchange sends: (distinct ids [u] int64, rank by rank; splits [ranks + 1] int64, where each rank's begin
     and the last one's end; places [n] int64, where each of `ids` [n] int64 stands among the distinct).
 
     owners: [buckets] int64, a power of two of them: the rank that holds each; an id's bucket is named by the first bits
-    of its hash. Among a rank's, ids are in the order of the first bits of their hash, then of first occurrence.
+    of its hash, or with `modulo` is the id modulo their number. Among a rank's, ids are in the order of the first bits
+    of their hash, then of first occurrence.
 
     Raises:
       tf.errors.InvalidArgumentError: buckets are no power of two, or an owner is no rank.
@@ -70,7 +75,8 @@ def unique_by_owner(ids: tf.Tensor, owners: tf.Tensor, ranks: int) -> tuple[tf.T
     buckets = tf.cast(count, tf.int64)
     # the first log2(buckets) bits of 32 that are enough for any number of buckets
     upper = tf.cast(tf.bitwise.right_shift(hashes, tf.constant(32, tf.uint64)), tf.int64)
-    owner = tf.gather(owners, tf.bitwise.right_shift(upper * buckets, tf.constant(32, tf.int64)))
+    of_hash = tf.bitwise.right_shift(upper * buckets, tf.constant(32, tf.int64))
+    owner = tf.gather(owners, tf.bitwise.bitwise_and(distinct, buckets - 1) if modulo else of_hash)
     group = tf.cast(tf.bitwise.right_shift(hashes, tf.constant(64 - GROUP_BITS, tf.uint64)), tf.int64)
     order = tf.argsort(owner * (1 << GROUP_BITS) + group, stable=True)
     splits = tf.cumsum(tf.math.bincount(tf.cast(owner, tf.int32), minlength=ranks, dtype=tf.int64))
@@ -124,14 +130,14 @@ def lookup(group: TableGroup, bags: list[Bag]) -> list[tf.Tensor]:
 def update(group: TableGroup, bags: list[Bag], gradients: list[tf.Tensor]) -> None:
     """One step of every table that a bag looks up in: the gradients [B, dim] of `lookup`'s outputs, summed by row."""
     for table, (ids, gradient) in summed(group, bags, gradients).items():
-        _step(group.tables[table], ids, gradient)
+        step_rows(group.tables[table], ids, gradient)
 
 
 def summed(group: TableGroup, bags: list[Bag], gradients: list[tf.Tensor]) -> dict[int, tuple[tf.Tensor, tf.Tensor]]:
     """By place in the group: (distinct ids [u] int64, their gradients summed over occurrences [u, dim])."""
     parts: dict[int, list[tuple[tf.Tensor, tf.Tensor]]] = {}
     for bag, gradient in zip(bags, gradients, strict=True):
-        parts.setdefault(bag.table, []).append((bag.ids, _of_ids(tf.convert_to_tensor(gradient), bag)))
+        parts.setdefault(bag.table, []).append((bag.ids, of_ids(tf.convert_to_tensor(gradient), bag)))
     sums = {}
     for table, pieces in parts.items():
         ids, flat = (tf.concat(values, axis=0) for values in zip(*pieces, strict=True))
@@ -153,12 +159,14 @@ def gradient_of_weights(group: TableGroup, bag: Bag, output: tf.Tensor, gradient
     return (along - across * (1.0 if bag.combiner == "mean" else bag.weights * norm)) * norm
 
 
-def _step(table: Table, ids: tf.Tensor, gradient: tf.Tensor) -> None:
-    """One optimizer step on rows `ids` [u] int64, distinct, with their gradient [u, dim] float32."""
+def step_rows(table: Table, ids: tf.Tensor, gradient: tf.Tensor, **known: tf.Tensor) -> None:
+    """One optimizer step on rows `ids` [u] int64, distinct, with their gradient [u, dim] float32. known: what the
+    optimizer's `step` takes besides."""
     optimizer, updates = table.config.optimizer, table.updates.read_value()
     variables = {"rows": table.rows, **table.slots}
+    numbers = optimizer.numbers(updates)
     before = {name: tf.cast(tf.gather(variable, ids), tf.float32) for name, variable in variables.items()}
-    rows, slots = optimizer.step(before.pop("rows"), before, optimizer.clipped(gradient), optimizer.numbers(updates))
+    rows, slots = optimizer.step(before.pop("rows"), before, optimizer.clipped(gradient), numbers, **known)
     identities = ids if table.identities is None else tf.gather(table.identities, ids)
     for place, (name, values) in enumerate({"rows": rows, **slots}.items()):
         variable = variables[name]
@@ -168,7 +176,7 @@ def _step(table: Table, ids: tf.Tensor, gradient: tf.Tensor) -> None:
     table.updates.assign_add(1)
 
 
-def _of_ids(gradient: tf.Tensor, bag: Bag) -> tf.Tensor:
+def of_ids(gradient: tf.Tensor, bag: Bag) -> tf.Tensor:
     """[n, dim]: each id's share of its bag's gradient [B, dim]."""
     if bag.splits is None:
         return gradient

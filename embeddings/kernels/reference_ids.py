@@ -92,13 +92,16 @@ class ReferenceIdTable:
         rows: tf.Variable,
         slots: Sequence[tuple[tf.Variable, float]],
         scale: float,
+        occurrences: Sequence[tf.Tensor] = (),
+        first_column: int = 0,
     ) -> list[tf.Tensor]:
         """As `NativeIdTable.find_or_insert`."""
-        *numbers, new_ids, new_rows, size = self._called(self._find_or_insert, features, 3)
+        occurrences = occurrences or [tf.ones_like(ids) for ids in features]
+        *numbers, new_ids, new_rows, size = self._called(self._find_or_insert, features, 3, occurrences)
         size = size[0]
         for variable in (identities, rows, *(slot for slot, _ in slots)):
             _grow(variable, size)
-        initial = initial_rows(new_ids, rows.shape[1], self._policy.key, scale)
+        initial = initial_rows(new_ids, first_column + rows.shape[1], self._policy.key, scale)[:, first_column:]
         identities.scatter_update(tf.IndexedSlices(new_ids, new_rows))
         rows.scatter_update(tf.IndexedSlices(tf.cast(initial, rows.dtype), new_rows))
         for slot, value in slots:
@@ -156,8 +159,8 @@ class ReferenceIdTable:
         return hashed >> (64 - self._policy.bucket_bits)
 
     @staticmethod
-    def _called(function, features, more):
-        results = tf.numpy_function(function, list(features), [tf.int64] * (len(features) + more))
+    def _called(function, features, more, besides=()):
+        results = tf.numpy_function(function, [*features, *besides], [tf.int64] * (len(features) + more))
         results = results if isinstance(results, list | tuple) else [results]  # one comes alone
         for result, ids in zip(results, features, strict=False):
             result.set_shape(ids.shape)
@@ -176,11 +179,15 @@ class ReferenceIdTable:
             results.append(rows[places])
         return results
 
-    def _find_or_insert(self, *features: np.ndarray) -> list[np.ndarray]:
+    def _find_or_insert(self, *features_and_occurrences: np.ndarray) -> list[np.ndarray]:
         self._counts[0] += 1
         now = int(self._counts[0])
+        half = len(features_and_occurrences) // 2
+        features, occurrences = features_and_occurrences[:half], features_and_occurrences[half:]
         flat = np.concatenate(features)
-        distinct, first, places, came = np.unique(flat, return_index=True, return_inverse=True, return_counts=True)
+        distinct, first, places = np.unique(flat, return_index=True, return_inverse=True)
+        came = np.zeros(len(distinct), np.int64)
+        np.add.at(came, places, np.concatenate(occurrences))
         hashes = splitmix64_of(distinct.astype(np.uint64))
         rows = np.zeros(len(distinct), np.int64)
         missing: list[int] = []

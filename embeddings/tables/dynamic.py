@@ -40,10 +40,12 @@ class DynamicTable(Trackable):
     begins as zeros, and learns from those that are not admitted. A new row begins with the initial values of its id.
 
     It saves itself in a checkpoint by id, whichever kernels hold it: the numbers of rows are not part of it.
+
+    Or a shard of it, `config` being the shard's own; first_column: of the table, where the shard's first one stands.
     """
 
-    def __init__(self, config: TableConfig) -> None:
-        self.config = config
+    def __init__(self, config: TableConfig, first_column: int = 0) -> None:
+        self.config, self._first_column = config, first_column
         policy = IdPolicy.of(config)
         self.key = policy.key
         with tf.device("CPU:0"):  # where the kernels are: tables lie in the host's memory
@@ -72,11 +74,14 @@ class DynamicTable(Trackable):
             )
         return self._ids.find(features)
 
-    def find_or_insert(self, features: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """The same in a training step: new ids get a row if they are admitted."""
+    def find_or_insert(self, features: Sequence[tf.Tensor], occurrences: Sequence[tf.Tensor] = ()) -> list[tf.Tensor]:
+        """The same in a training step: new ids get a row if they are admitted. occurrences: how often each id of each
+        feature came, [n] int64; none: once."""
         assert not must_be_stock()
         slots = [(self.slots[name], slot.initial) for name, slot in self.config.optimizer.slots.items()]
-        return self._ids.find_or_insert(features, self.identities, self.rows, slots, self.config.scale)
+        return self._ids.find_or_insert(
+            features, self.identities, self.rows, slots, self.config.scale, occurrences, self._first_column
+        )
 
     def counts(self) -> dict[str, tf.Tensor]:
         """By name (COUNTS), [] int64 since the table began: training steps, rows now, ids inserted and evicted, and

@@ -53,10 +53,13 @@ REGISTER_OP("HeadraceFindOrInsert")
     .Input("table: resource")
     .Input("variables: V * resource")  // identities, rows, then slots
     .Input("ids: N * int64")
+    .Input("occurrences: O * int64")  // of each id; none: each came once
     .Output("rows: N * int64")
     .Attr("V: int >= 2")
     .Attr("N: int >= 1")
+    .Attr("O: int >= 0")
     .Attr("scale: float")
+    .Attr("first_column: int >= 0 = 0")
     .Attr("slots: list(float)")
     .SetIsStateful()
     .SetShapeFn(tensorflow::shape_inference::UnknownShape);
@@ -104,7 +107,7 @@ struct NewRows {
   };
   void* rows;
   DataType dtype;
-  int64_t dim;
+  int64_t first_column, dim;
   float scale;
   uint64_t key;
   std::vector<Slot> slots;
@@ -112,7 +115,9 @@ struct NewRows {
   void Write(int64_t id, uint32_t row) const {
     identities[row] = id;
     const uint64_t hash = SplitMix64(key + static_cast<uint64_t>(id));
-    for (int64_t d = 0; d < dim; ++d) StoreNearest(InitialValue(hash, d, scale), dtype, row * dim + d, rows);
+    for (int64_t d = 0; d < dim; ++d) {
+      StoreNearest(InitialValue(hash, first_column + d, scale), dtype, row * dim + d, rows);
+    }
     for (const Slot& slot : slots) {
       for (int64_t d = 0; d < slot.width; ++d) StoreNearest(slot.initial, slot.dtype, row * slot.width + d, slot.data);
     }
@@ -149,7 +154,7 @@ class IdTable : public tensorflow::ResourceBase {
     }
   }
 
-  // A step: every id is counted as seen, and new ones that are admitted get a row. `grow`(rows) makes the variables that
+  // A step: every id, which came as often as is written where its row is to be, is counted as seen, and new ones that are admitted get a row. `grow`(rows) makes the variables that
   // large and says where they are.
   template <typename GrowTo>
   Status FindOrInsert(const std::vector<Ids>& features, ThreadPool* pool, GrowTo grow) {
@@ -258,6 +263,7 @@ class IdTable : public tensorflow::ResourceBase {
   struct Scratch {
     std::vector<uint64_t> hashes;
     std::vector<uint32_t> missing;
+    std::vector<int64_t> came;  // how often each of these did
     DistinctIds distinct;
   };
 
@@ -273,6 +279,8 @@ class IdTable : public tensorflow::ResourceBase {
     std::vector<uint32_t>& missing = scratch.missing;
     hashes.resize(size);
     missing.resize(size + 1);
+    std::vector<int64_t>& came = scratch.came;
+    came.resize(size + 1);
     for (int64_t i = 0; i < size; ++i) hashes[i] = IdHash(begin[i].id);
     auto fetch = [this, of = hashes.data()](int64_t i) { buckets_[BucketOf(of[i])].entries.Prefetch(of[i]); };
     int64_t count = 0;
@@ -280,7 +288,8 @@ class IdTable : public tensorflow::ResourceBase {
     for (int64_t i = 0; i < size; ++i) {
       if (i + kAhead < size) fetch(i + kAhead);
       EntryMap& entries = buckets_[BucketOf(hashes[i])].entries;
-      const uint32_t row = entries.See(begin[i].id, hashes[i], static_cast<uint32_t>(now));
+      const uint32_t row = entries.See(begin[i].id, hashes[i], static_cast<uint32_t>(now), *begin[i].found);
+      came[count] = *begin[i].found;
       *begin[i].found = row;
       missing[count] = static_cast<uint32_t>(i);
       count += row == kNoRow;
@@ -292,7 +301,7 @@ class IdTable : public tensorflow::ResourceBase {
       const uint64_t hash = hashes[missing[m]];
       const auto [place, fresh] = distinct.Number(here.id, hash);
       if (fresh) group->fresh.push_back({here.id, hash});
-      ++group->fresh[place].came;
+      group->fresh[place].came += came[m];
       group->missing.push_back({here.found, place});
     }
     Admit(number, now, group);
@@ -412,7 +421,9 @@ class FindOrInsertOp : public OpKernel {
  public:
   explicit FindOrInsertOp(OpKernelConstruction* context) : OpKernel(context) {
     OP_REQUIRES_OK(context, context->GetAttr("V", &variables_));
+    OP_REQUIRES_OK(context, context->GetAttr("O", &occurrences_));
     OP_REQUIRES_OK(context, context->GetAttr("scale", &scale_));
+    OP_REQUIRES_OK(context, context->GetAttr("first_column", &first_column_));
     OP_REQUIRES_OK(context, context->GetAttr("slots", &slots_));
     OP_REQUIRES(context, static_cast<int>(slots_.size()) == variables_ - 2,
                 errors::InvalidArgument("slots: an initial value for each is wanted"));
@@ -422,7 +433,20 @@ class FindOrInsertOp : public OpKernel {
     Table table;
     OP_REQUIRES_OK(context, LookupResource(context, HandleFromInput(context, 0), &table));
     std::vector<Ids> features;
-    OP_REQUIRES_OK(context, ReadIds(context, 1 + variables_, context->num_inputs() - 1 - variables_, &features));
+    const int count = context->num_inputs() - 1 - variables_ - occurrences_;
+    OP_REQUIRES_OK(context, ReadIds(context, 1 + variables_, count, &features));
+    OP_REQUIRES(context, occurrences_ == 0 || occurrences_ == count,
+                errors::InvalidArgument("occurrences: of every feature or of none"));
+    for (int f = 0; f < count; ++f) {
+      const int64_t* occurrences = nullptr;
+      if (occurrences_) {
+        const Tensor& of_feature = context->input(1 + variables_ + count + f);
+        OP_REQUIRES(context, of_feature.NumElements() == features[f].size,
+                    errors::InvalidArgument("occurrences: one for each id is wanted"));
+        occurrences = of_feature.flat<int64_t>().data();
+      }
+      for (int64_t i = 0; i < features[f].size; ++i) features[f].found[i] = occurrences ? occurrences[i] : 1;
+    }
     Held held;  // until the new rows are written
     OP_REQUIRES_OK(context, table->FindOrInsert(features, PoolOf(context), [&](int64_t rows, NewRows* made) -> Status {
       TF_RETURN_IF_ERROR(held.Take(context, 1, variables_));
@@ -452,6 +476,7 @@ class FindOrInsertOp : public OpKernel {
     made->rows = tensors[1]->data();
     made->dtype = tensors[1]->dtype();
     made->dim = width(1);
+    made->first_column = first_column_;
     made->scale = scale_;
     for (int v = 2; v < variables_; ++v) {
       made->slots.push_back({tensors[v]->data(), tensors[v]->dtype(), width(v), slots_[v - 2]});
@@ -459,7 +484,8 @@ class FindOrInsertOp : public OpKernel {
     return tensorflow::OkStatus();
   }
 
-  int variables_;
+  int variables_, occurrences_;
+  int64_t first_column_;
   float scale_;
   std::vector<float> slots_;
 };

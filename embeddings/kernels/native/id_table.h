@@ -51,14 +51,15 @@ class EntryMap {
 
   uint32_t row(int64_t place) const { return slots_[place].row; }
 
-  // The id came in step `now`: counts it if it has a row. Gives the row, or kNoRow. Whether it has one is as good as
+  // The id came in step `now`, `times`: counts it if it has a row. Gives the row, or kNoRow. Whether it has one is as good as
   // random, so nothing branches on it.
-  uint32_t See(int64_t id, uint64_t hash, uint32_t now) {
+  uint32_t See(int64_t id, uint64_t hash, uint32_t now, int64_t times) {
     if (slots_.empty()) return kNoRow;
     uint64_t place = hash & mask_;
     while ((slots_[place].row != kNoRow) & (slots_[place].id != id)) place = (place + 1) & mask_;
     Slot& slot = slots_[place];
-    slot.frequency += (slot.row != kNoRow) & (slot.frequency != UINT32_MAX);
+    const int64_t frequency = std::min<int64_t>(int64_t{slot.frequency} + times, UINT32_MAX);
+    slot.frequency = slot.row != kNoRow ? static_cast<uint32_t>(frequency) : slot.frequency;
     last_seen_[place] = now;  // of a free place it means nothing
     return slot.row;
   }

@@ -18,9 +18,11 @@ namespace errors = tensorflow::errors;
 REGISTER_OP("HeadraceInitialRows")
     .Input("key: int64")
     .Input("scale: float")
+    .Input("ids: int64")
     .Output("rows: dtype")
     .Attr("dtype: {float, bfloat16, half}")
     .Attr("vocabulary_size: int >= 1")
+    .Attr("first_column: int >= 0 = 0")
     .Attr("dim: int >= 1")
     .SetIsStateful()
     .SetShapeFn(tensorflow::shape_inference::UnknownShape);
@@ -37,6 +39,7 @@ class InitialRowsOp : public OpKernel {
  public:
   explicit InitialRowsOp(OpKernelConstruction* context) : OpKernel(context) {
     OP_REQUIRES_OK(context, context->GetAttr("vocabulary_size", &vocabulary_size_));
+    OP_REQUIRES_OK(context, context->GetAttr("first_column", &first_column_));
     OP_REQUIRES_OK(context, context->GetAttr("dim", &dim_));
     OP_REQUIRES_OK(context, context->GetAttr("dtype", &dtype_));
   }
@@ -44,24 +47,28 @@ class InitialRowsOp : public OpKernel {
   void Compute(OpKernelContext* context) override {
     const uint64_t key = static_cast<uint64_t>(context->input(0).scalar<int64_t>()());
     const float scale = context->input(1).scalar<float>()();
+    const Tensor& ids = context->input(2);  // of each row; none: its number
+    OP_REQUIRES(context, ids.NumElements() == 0 || ids.NumElements() == vocabulary_size_,
+                errors::InvalidArgument("ids: one for each of the ", vocabulary_size_, " rows, or none"));
+    const int64_t* const id_of = ids.NumElements() ? ids.flat<int64_t>().data() : nullptr;
     Tensor rows(TableMemory(), dtype_, TensorShape({vocabulary_size_, dim_}));
     OP_REQUIRES(context, rows.IsInitialized(),
                 errors::ResourceExhausted("no memory for a table of ", vocabulary_size_, " rows of ", dim_));
     void* const data = rows.data();
-    const int64_t dim = dim_;
+    const int64_t dim = dim_, first = first_column_;
     const tensorflow::DataType dtype = dtype_;
     auto* pool = context->device()->tensorflow_cpu_worker_threads()->workers;
     pool->ParallelFor(vocabulary_size_, 10 + 4 * dim_, [&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row) {
-        const uint64_t hash = SplitMix64(key + static_cast<uint64_t>(row));
-        for (int64_t d = 0; d < dim; ++d) StoreNearest(InitialValue(hash, d, scale), dtype, row * dim + d, data);
+        const uint64_t hash = SplitMix64(key + static_cast<uint64_t>(id_of ? id_of[row] : row));
+        for (int64_t d = 0; d < dim; ++d) StoreNearest(InitialValue(hash, first + d, scale), dtype, row * dim + d, data);
       }
     });
     context->set_output(0, rows);
   }
 
  private:
-  int64_t vocabulary_size_, dim_;
+  int64_t vocabulary_size_, first_column_, dim_;
   tensorflow::DataType dtype_;
 };
 

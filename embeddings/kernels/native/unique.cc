@@ -22,12 +22,14 @@ REGISTER_OP("HeadraceUniqueByOwner")
     .Output("splits: int64")
     .Output("places: int64")
     .Attr("ranks: int >= 1")
+    .Attr("modulo: bool = false")
     .SetShapeFn(tensorflow::shape_inference::UnknownShape);
 
 class UniqueByOwnerOp : public OpKernel {
  public:
   explicit UniqueByOwnerOp(OpKernelConstruction* context) : OpKernel(context) {
     OP_REQUIRES_OK(context, context->GetAttr("ranks", &ranks_));
+    OP_REQUIRES_OK(context, context->GetAttr("modulo", &modulo_));
   }
 
   void Compute(OpKernelContext* context) override {
@@ -41,6 +43,10 @@ class UniqueByOwnerOp : public OpKernel {
       OP_REQUIRES(context, owner_of[b] >= 0 && owner_of[b] < ranks_,
                   errors::InvalidArgument("owners: bucket ", b, " is given to rank ", owner_of[b], " of ", ranks_));
     }
+    const uint64_t mask = static_cast<uint64_t>(owners.NumElements()) - 1;
+    auto owner = [owner_of, bucket_bits, mask, modulo = modulo_](int64_t id) {
+      return owner_of[modulo ? static_cast<int64_t>(static_cast<uint64_t>(id) & mask) : Upper(IdHash(id), bucket_bits)];
+    };
     Tensor* places;
     OP_REQUIRES_OK(context, context->allocate_output(2, ids.shape(), &places));
     int64_t* const place = places->flat<int64_t>().data();
@@ -59,7 +65,7 @@ class UniqueByOwnerOp : public OpKernel {
           *at->found = numbers.Number(at->id, IdHash(at->id)).first;
         }
         distinct[g] = numbers.ids();
-        for (int64_t id : distinct[g]) ++sizes[g * ranks_ + owner_of[Upper(IdHash(id), bucket_bits)]];
+        for (int64_t id : distinct[g]) ++sizes[g * ranks_ + owner(id)];
       }
     });
 
@@ -83,7 +89,7 @@ class UniqueByOwnerOp : public OpKernel {
       for (int64_t g = begin; g < end; ++g) {
         where.resize(distinct[g].size());
         for (size_t i = 0; i < distinct[g].size(); ++i) {
-          where[i] = sizes[g * ranks_ + owner_of[Upper(IdHash(distinct[g][i]), bucket_bits)]]++;
+          where[i] = sizes[g * ranks_ + owner(distinct[g][i])]++;
           sorted[where[i]] = distinct[g][i];
         }
         for (auto* at = groups.begin(g); at != groups.end(g); ++at) *at->found = where[*at->found];
@@ -93,6 +99,7 @@ class UniqueByOwnerOp : public OpKernel {
 
  private:
   int64_t ranks_;
+  bool modulo_;
 };
 
 REGISTER_KERNEL_BUILDER(Name("HeadraceUniqueByOwner").Device(tensorflow::DEVICE_CPU), UniqueByOwnerOp);

@@ -45,10 +45,11 @@ class _Held:
         self.rows = tf.Variable(tf.zeros([1, 3]), shape=[None, 3])
         self.slot = tf.Variable(tf.zeros([1]), shape=[None])
 
-    def step(self, features):
-        features = [tf.constant(ids, tf.int64) for ids in features]
+    def step(self, features, occurrences=()):
+        features, occurrences = ([tf.constant(each, tf.int64) for each in values] for values in (features, occurrences))
         variables = (self.identities, self.rows, [(self.slot, 0.25)])
-        return [rows.numpy() for rows in self.table.find_or_insert(features, *variables, self.config.scale)]
+        found = self.table.find_or_insert(features, *variables, self.config.scale, occurrences)
+        return [rows.numpy() for rows in found]
 
     def find(self, ids):
         return self.table.find([tf.constant(ids, tf.int64)])[0].numpy()
@@ -138,3 +139,16 @@ def test_many_ids_and_many_steps_as_the_twin():
             assert np.array_equal(mine, theirs)
     _assert_equal(ours.table.state(), twin.table.state())
     assert ours.table.counts()[3] > 0, "some were evicted"
+
+
+@pytest.mark.parametrize("which", [kernels(), reference], ids=["kernel", "twin"])
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.lists(IDS, max_size=30), min_size=1, max_size=8), st.sampled_from(POLICIES))
+def test_an_id_told_once_with_how_often_it_came_is_as_good_as_each_time(which, steps, policies):
+    config = TableConfig("t", None, 3, RowWiseAdagrad(), **policies)
+    each_time, once = _Held(which, config), _Held(which, config)
+    for ids in steps:
+        distinct = list(dict.fromkeys(ids))
+        rows = dict(zip(distinct, once.step([distinct], [[ids.count(i) for i in distinct]])[0], strict=True))
+        assert each_time.step([ids])[0].tolist() == [rows[i] for i in ids]
+    _assert_equal(*({name: np.array(v) for name, v in held.table.state().items()} for held in (each_time, once)))

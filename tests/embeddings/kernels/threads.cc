@@ -143,10 +143,11 @@ void FindAndInsert(ThreadPool* pool, std::mt19937_64& random, Admission admissio
   std::vector<int64_t> identities;
   std::vector<float> rows, slot;
   for (int step = 0; step < 12; ++step) {
-    std::vector<int64_t> ids[2] = {std::vector<int64_t>(30000), std::vector<int64_t>(5000)}, found[2] = {ids[0], ids[1]};
+    std::vector<int64_t> ids[2] = {std::vector<int64_t>(30000), std::vector<int64_t>(5000)}, found[2];
     for (auto& feature : ids) {
       for (int64_t& id : feature) id = random() % 60000;
     }
+    for (int f = 0; f < 2; ++f) found[f].assign(ids[f].size(), 1);  // how often each came
     std::vector<Ids> features;
     for (int f = 0; f < 2; ++f) features.push_back({ids[f].data(), found[f].data(), static_cast<int64_t>(ids[f].size())});
     const auto status = table->FindOrInsert(features, pool, [&](int64_t count, NewRows* made) {
@@ -156,6 +157,7 @@ void FindAndInsert(ThreadPool* pool, std::mt19937_64& random, Admission admissio
       made->identities = identities.data();
       made->rows = rows.data();
       made->dtype = tensorflow::DT_FLOAT;
+      made->first_column = 0;
       made->dim = 4;
       made->scale = 0.05f;
       made->slots.push_back({slot.data(), tensorflow::DT_FLOAT, 1, 0.1f});

@@ -1,0 +1,135 @@
+"""One rank's training: run as a process a rank, it leaves losses and tables for the tests to compare.
+
+    python training_program.py OUT STEPS SCENARIO...     under TF_CONFIG, or alone
+
+A scenario is a sharding type, then perhaps "+dynamic", "+rejecting", a dynamic table that admits by frequency, or
+"+broken", an exchange that mixes up rows.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from embeddings import Adagrad, FeatureConfig, FrequencyAdmission, RowWiseAdagrad, ShardedEmbedding, TableConfig
+from embeddings.sharding import ShardingPlan, TableSharding
+from foundation.tf import keras, tf
+from strategies import create_strategy
+
+BATCH, ROWS, SECOND_ROWS = 32, 3_000, 40
+
+
+def main() -> None:
+    out, steps, scenarios = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    strategy = create_strategy("multi_worker" if "TF_CONFIG" in os.environ else "single")
+    for scenario in scenarios:
+        results = _train(strategy, scenario, steps)
+        np.savez(out / f"{scenario}-{strategy.communicator.rank}.npz", **results)
+
+
+def _break(communicator):
+    sound = communicator.all_to_all
+    communicator.all_to_all = lambda rows, sizes: sound(
+        tf.reverse(rows, [0]) if rows.dtype == tf.float32 else rows, sizes
+    )
+
+
+def _tables(how):
+    policies = {"admission": FrequencyAdmission(2)} if how == "rejecting" else {}
+    first = TableConfig("first", None if how in ("dynamic", "rejecting") else ROWS, 16, RowWiseAdagrad(0.1), **policies)
+    second = TableConfig("second", SECOND_ROWS, 8, Adagrad(0.2, clipnorm=0.5))
+    return first, second
+
+
+def _plan(kind, tables, ranks):
+    chosen = {}
+    for table in tables:
+        everyone = tuple(range(ranks))
+        if kind == "column_wise":
+            cuts = np.arange(ranks + 1) * (table.dim // 4) // ranks * 4
+            cuts[-1] = table.dim
+            holders = [rank for rank in everyone if cuts[rank + 1] > cuts[rank]]
+            widths = tuple(int(cuts[rank + 1] - cuts[rank]) for rank in holders)
+            chosen[table.name] = TableSharding(table.name, kind, tuple(holders), widths)
+        elif kind == "table_wise":
+            chosen[table.name] = TableSharding(table.name, kind, (ranks - 1,))
+        elif kind == "hot_cold":
+            hot_ids = () if table.vocabulary_size else (0, 1, 2, 5, 9)
+            chosen[table.name] = TableSharding(table.name, kind, everyone, (), len(hot_ids) or 7, hot_ids)
+        else:
+            chosen[table.name] = TableSharding(table.name, kind, everyone)
+    return ShardingPlan(ranks, chosen)
+
+
+def _batch(k, rank, size):
+    """This rank's slice of global batch k."""
+    rng = np.random.default_rng(k)
+    lengths = rng.integers(0, 5, BATCH)
+    history = np.minimum(rng.zipf(1.3, lengths.sum()), ROWS) - 1
+    item = np.minimum(rng.zipf(1.2, BATCH), ROWS) - 1
+    other, weights = rng.integers(0, SECOND_ROWS, (BATCH, 3)), rng.uniform(0.5, 2, (BATCH, 3)).astype(np.float32)
+    label = rng.normal(size=BATCH).astype(np.float32)
+    rows = slice(BATCH * rank // size, BATCH * (rank + 1) // size)
+    ragged = tf.RaggedTensor.from_row_lengths(history, lengths)[rows]
+    inputs = {
+        "history": ragged,
+        "item": tf.constant(item[rows]),
+        "other": (tf.constant(other[rows]), tf.constant(weights[rows])),
+    }
+    return inputs, tf.constant(label[rows])
+
+
+def _train(strategy, scenario, steps):
+    kind, _, how = scenario.partition("+")
+    communicator = strategy.communicator
+    if how == "broken":
+        _break(communicator)
+    tables = _tables(how)
+    features = {
+        "history": FeatureConfig(tables[0], "mean"),
+        "item": FeatureConfig(tables[0], "sum"),
+        "other": FeatureConfig(tables[1], "sqrtn"),
+        "rows": FeatureConfig(tables[0], None),
+        "second_rows": FeatureConfig(tables[1], None),
+    }
+    plan = _plan(kind, tables, communicator.size) if communicator.size > 1 else None
+    with strategy.scope():
+        layer = ShardedEmbedding(features, plan=plan, communicator=communicator)
+        dense = keras.layers.Dense(1, kernel_initializer=keras.initializers.GlorotUniform(seed=1))
+        dense.build((None, 40))
+        optimizer = keras.optimizers.SGD(0.05)
+        optimizer.build([*dense.trainable_variables, layer.gradient_trap])
+
+    def one(inputs, label):
+        with tf.GradientTape() as tape:
+            vectors = layer(inputs, training=True)
+            joined = tf.concat([vectors["history"], vectors["item"], vectors["other"]], 1)
+            loss = tf.reduce_sum(tf.square(dense(joined)[:, 0] - label)) / BATCH
+        variables = [*dense.trainable_variables, layer.gradient_trap]
+        optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+        return communicator.all_reduce(loss)
+
+    @tf.function(reduce_retracing=True)
+    def step(inputs, label):
+        return strategy.run(one, inputs, label)
+
+    losses = [float(step(*_batch(k, communicator.rank, communicator.size))) for k in range(steps)]
+
+    @tf.function
+    def read():
+        asked = {"rows": tf.range(ROWS, dtype=tf.int64), "second_rows": tf.range(SECOND_ROWS, dtype=tf.int64)}
+        return strategy.run(lambda: layer(asked, training=False))
+
+    rows = read()
+    return {
+        "losses": np.array(losses),
+        "first": rows["rows"].numpy(),
+        "second": rows["second_rows"].numpy(),
+        "dense": dense.kernel.numpy(),
+    }
+
+
+if __name__ == "__main__":
+    main()

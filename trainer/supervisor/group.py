@@ -1,0 +1,150 @@
+"""The ranks of one command, from their start to their end."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import shlex
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import IO
+
+from foundation.errors import UserError
+from foundation.files import disk_errors
+from trainer.supervisor.channel import Channel
+from trainer.supervisor.environment import rank_environment
+from trainer.supervisor.guard import Guard
+from trainer.supervisor.output import Output
+from trainer.supervisor.ports import HeldPorts
+from trainer.supervisor.process import RankProcess
+from trainer.supervisor.rendezvous import Rendezvous
+from trainer.supervisor.screen import Screen
+from trainer.supervisor.watch import PatientClock, Standing, Timeouts
+
+SECONDS_A_ROUND = 0.2
+
+
+class Group:
+    """Starts ranks, attends to them in one loop of one thread, and ends them. A context manager: no rank outlives it.
+
+    standings, outputs, processes: each by rank.
+    """
+
+    def __init__(self, workers: int, timeouts: Timeouts, log_folder: Path | None) -> None:
+        self.clock = PatientClock()
+        self.standings = [Standing(rank) for rank in range(workers)]
+        self.outputs: list[Output] = []
+        self.processes: list[RankProcess] = []
+        self._timeouts, self._log_folder = timeouts, log_folder
+        self._screen = Screen()
+        self._selector = selectors.DefaultSelector()
+        self._rendezvous = Rendezvous(self._selector, self.standings, self.clock, timeouts)
+        self._ports = HeldPorts(workers)
+        self._guard = Guard()
+
+    def start(self, command: Sequence[str], environment: Mapping[str, str], pin_cores: bool) -> None:
+        """Starts every rank.
+
+        Raises:
+          UserError: the folder of logs cannot be written.
+        """
+        cores = sorted(os.sched_getaffinity(0))
+        for rank in range(len(self.standings)):
+            output = Output(rank, self._screen, self._open_log(rank, command))
+            own = rank_environment(
+                rank, self._ports.addresses, self._rendezvous.address, self._rendezvous.token, environment
+            )
+            core = cores[rank % len(cores)] if pin_cores else None
+            process = RankProcess(command, own, *output.inner, core)
+            self._guard.watch_over(process.pid)
+            self.processes.append(process)
+            self.outputs.append(output)
+            output.close_inner()
+            self._selector.register(process.ends, selectors.EVENT_READ, partial(self._end_of, rank))
+            for channel in output.channels:
+                self._selector.register(channel.fd, selectors.EVENT_READ, partial(self._output_of, rank, channel))
+
+    def _open_log(self, rank: int, command: Sequence[str]) -> IO[str] | None:
+        if self._log_folder is None:
+            return None
+        path = self._log_folder / f"rank-{rank}.log"
+        with disk_errors(path):
+            self._log_folder.mkdir(parents=True, exist_ok=True)
+            log = path.open("a", buffering=1, encoding="utf-8")
+            # a resumed run goes on below
+            log.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {shlex.join(command)}\n")
+        return log
+
+    @property
+    def refusal(self) -> UserError | None:
+        """Why the ranks may not start together, once all have joined and disagree."""
+        return self._rendezvous.refusal
+
+    def has_ended(self) -> bool:
+        """Whether no rank lives."""
+        return not self._living()
+
+    def _living(self) -> list[int]:
+        return [rank for rank in range(len(self.processes)) if self.standings[rank].ended is None]
+
+    def stopped(self) -> set[int]:
+        """The ranks that live and that a signal holds."""
+        return {rank for rank in self._living() if self.processes[rank].is_stopped()}
+
+    def attend(self) -> None:
+        """One round: what the ranks wrote, what they said, who ended."""
+        for key, _ in self._selector.select(SECONDS_A_ROUND):
+            if self._selector.get_map().get(key.fd) is key:  # not closed by an earlier one of this round
+                key.data()
+        self.clock.advance()
+        for output in self.outputs:
+            output.release_if_old(self.clock.now)
+
+    def _output_of(self, rank: int, channel: Channel) -> None:
+        with suppress(BlockingIOError):
+            if not self.outputs[rank].receive(channel, self.clock.now):
+                self._selector.unregister(channel.fd)
+
+    def _end_of(self, rank: int) -> None:
+        process, output, standing = self.processes[rank], self.outputs[rank], self.standings[rank]
+        standing.ended, standing.status = self.clock.now, process.status()
+        process.send(signal.SIGKILL)  # what it started and left behind
+        for channel in output.channels:
+            with suppress(KeyError):
+                self._selector.unregister(channel.fd)
+        self._selector.unregister(process.ends)
+        output.close(self.clock.now)
+
+    def end(self, signals: Sequence[int], hurry: Callable[[], bool] = lambda: False) -> None:
+        """Ends the ranks that live by each signal in turn, SIGKILL last: each has the grace period to work, which
+        `hurry()` cuts short."""
+        for number in (*signals, signal.SIGKILL):
+            for rank in self._living():
+                self.processes[rank].send(number)
+                self.processes[rank].send(signal.SIGCONT)  # a stopped process takes no other signal than SIGKILL
+            until = self.clock.now + self._timeouts.grace
+            while not self.has_ended() and self.clock.now < until and (number == signal.SIGKILL or not hurry()):
+                self.attend()
+
+    def __enter__(self) -> Group:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Leaves no process behind, and shows what was held back, unless the error that is raised says it."""
+        self.end([signal.SIGTERM])
+        self._guard.dismiss()
+        living = self._living()  # a process that the system itself does not let go
+        for rank, process in enumerate(self.processes):
+            if rank not in living:
+                process.reap()
+        for output in self.outputs:
+            if not (isinstance(error, UserError) and str(error).startswith(output.error)):
+                output.release()
+        self._screen.settle()
+        self._rendezvous.close()
+        self._ports.close()
+        self._selector.close()

@@ -1,0 +1,64 @@
+"""One command as several ranks on this machine."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from foundation.errors import UserError
+from trainer.supervisor.account import account
+from trainer.supervisor.group import Group
+from trainer.supervisor.interrupts import Interrupts
+from trainer.supervisor.watch import Failure, How, Timeouts, first_failure
+
+USER_ERROR = 2  # the exit code of a command that failed for a user's reason, and said it
+
+
+def supervise(
+    command: Sequence[str],
+    workers: int,
+    *,
+    log_folder: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    pin_cores: bool = False,
+    timeouts: Timeouts | None = None,
+) -> None:
+    """Runs `workers` processes of one command to their end; returns when all have ended with exit code 0. When one
+    fails, or is not heard of for too long, all are ended. To be called in the main thread.
+
+    log_folder: gets rank-0.log and so on; logs of runs before are added to. environment: variables for every rank,
+    beside this process's and a rank's own (environment.py). pin_cores: each rank on one core, in turn.
+
+    Raises:
+      UserError: a rank failed: which one first, how, and what became of the others; or a user's error, as the rank said
+        it; or the ranks disagree on what they run.
+      KeyboardInterrupt: Ctrl-C, which is handed on to the ranks; a second one kills them.
+      SystemExit: likewise, for SIGTERM (code 143) and SIGHUP (129).
+    """
+    timeouts = timeouts or Timeouts()
+    with Interrupts() as interrupts, Group(workers, timeouts, log_folder) as group:
+        group.start(command, environment or {}, pin_cores)
+        while not group.has_ended():
+            group.attend()
+            if interrupts.received:
+                signals = dict.fromkeys((interrupts.received[0], signal.SIGTERM))
+                group.end(list(signals), hurry=lambda: len(interrupts.received) > 1)
+                interrupts.stop()
+            if group.refusal:
+                raise group.refusal
+            failure = first_failure(group.standings, group.clock.now, timeouts)
+            if failure:
+                raise _error(failure, group, log_folder)
+
+
+def _error(failure: Failure, group: Group, log_folder: Path | None) -> UserError:
+    """Ends the group; returns what it failed of."""
+    output = group.outputs[failure.rank]
+    if failure.how is How.ENDED and group.standings[failure.rank].status == USER_ERROR and output.error:
+        return UserError(output.error)
+    stopped, then = group.stopped(), [replace(standing) for standing in group.standings]
+    group.end([signal.SIGTERM])  # while it lasts a rank may go on: one that was stopped, or that TensorFlow made deaf
+    standings = [replace(one, status=now.status) for one, now in zip(then, group.standings, strict=True)]
+    return account(failure, standings, stopped, output.last_lines, log_folder)
