@@ -13,6 +13,7 @@ import typer
 from foundation.errors import UserError
 from foundation.progress import say
 from trainer.data_commands import data
+from trainer.plan_command import plan
 
 # typer re-exports of click only this subclass: every mistake in a command's words derives from its second base
 UsageError: type[Any] = typer.BadParameter.__mro__[2]
@@ -30,6 +31,7 @@ index = typer.Typer(help="The nearest-neighbour index over a job's candidate vec
 app.add_typer(data, name="data")
 app.add_typer(train, name="train")
 app.add_typer(index, name="index")
+app.command()(plan)
 
 JobFile = Annotated[Path, typer.Argument(help="The job: one YAML file.", metavar="JOB")]
 Overrides = Annotated[
