@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 SETUP := .venv/.headrace-setup
 
-.PHONY: setup demo test test-long lint bench peers clean
+.PHONY: setup demo test test-long lint bench peers horovod clean
 
 setup: $(SETUP)
 
@@ -30,6 +30,10 @@ bench: $(SETUP)
 # Named peers for the benchmarks, in an environment of their own (.venv-peers).
 peers:
 	@bash .ci/peers
+
+# Horovod, built from source into .venv, for strategy "horovod"; it does nothing where that is done.
+horovod: $(SETUP)
+	@bash .ci/horovod
 
 clean:
 	rm -rf .venv .venv-peers build dist *.egg-info runs .mypy_cache .ruff_cache .hypothesis

@@ -4,11 +4,13 @@ from collections.abc import Callable
 
 from foundation.errors import UserError, nearest
 from strategies.base import Communicator, Strategy, Topology
+from strategies.horovod import HorovodStrategy
 from strategies.multi_worker import MultiWorkerStrategy, communicator_of
 from strategies.single import LocalCommunicator, SingleStrategy
 
 __all__ = [
     "Communicator",
+    "HorovodStrategy",
     "LocalCommunicator",
     "MultiWorkerStrategy",
     "SingleStrategy",
@@ -18,8 +20,12 @@ __all__ = [
     "create_strategy",
 ]
 
-_BUILT: dict[str, Callable[[], Strategy]] = {"single": SingleStrategy, "multi_worker": MultiWorkerStrategy}
-_PLANNED = ("mirrored", "horovod", "parameter_server", "tpu")
+_BUILT: dict[str, Callable[[], Strategy]] = {
+    "single": SingleStrategy,
+    "multi_worker": MultiWorkerStrategy,
+    "horovod": HorovodStrategy,
+}
+_PLANNED = ("mirrored", "parameter_server", "tpu")
 
 
 def create_strategy(name: str) -> Strategy:

@@ -60,7 +60,7 @@ def _checks() -> list[Check]:
             "pip install -e '.[serve]'",
         ),
         Check("Ray", lambda: _version("ray"), False, "pip install -e '.[ray]' (used by a later release)"),
-        Check("Horovod", lambda: _version("horovod"), False, "Used by a later release."),
+        Check("Horovod", _horovod, False, "`make horovod` builds it (for strategy 'horovod')."),
         Check("compiled kernels", _kernels, False, "Tables are looked up and updated by TensorFlow's own ops, slower."),
         Check("cores and memory", _machine, True, ""),
     ]
@@ -105,6 +105,12 @@ def _scann() -> str:
     index = Index.build(vectors, IndexConfig(brute_force_below=0), seed=0)
     found, _ = index.search(vectors[:50], 10)
     return f"{_version('scann')}; an index of 2,000 vectors answers 50 queries ({(found >= 0).mean():.0%} filled)"
+
+
+def _horovod() -> str:
+    from strategies.horovod import load
+
+    return f"{_version('horovod')}, gloo{', NCCL' if load().nccl_built() else ''}"
 
 
 def _kernels() -> str:

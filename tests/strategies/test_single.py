@@ -45,5 +45,5 @@ def test_an_unknown_strategy_suggests_the_nearest():
 
 
 def test_what_is_not_built_yet_is_said():
-    with pytest.raises(UserError, match="'horovod' is not built yet"):
-        create_strategy("horovod")
+    with pytest.raises(UserError, match="'mirrored' is not built yet"):
+        create_strategy("mirrored")
