@@ -43,7 +43,8 @@ class FusedUpdate:
     summed gradients; `commit`, the trap weight's Keras constraint, applies them: an optimizer calls it after each step
     that it does not skip."""
 
-    def __init__(self, tables: Mapping[str, Table], dynamic: list[str], scaled: bool) -> None:
+    def __init__(self, tables: Mapping[str, Table], dynamic: Mapping[int, str], scaled: bool) -> None:
+        """dynamic: the names of dynamic tables, by their places among a bag's `table`."""
         self._dynamic, self._scaled = dynamic, scaled
         self._version = _counter("version")  # backward passes made
         self._awaiting = tf.Variable(False, trainable=False, name="awaiting")
@@ -68,7 +69,8 @@ class FusedUpdate:
 
             def backward(*upstream: tf.Tensor) -> tuple[tf.Tensor, ...]:
                 if not training:
-                    _refuse_dynamic(self._dynamic)
+                    asked = sorted({bag.table for bag in bags})
+                    _refuse_dynamic([self._dynamic[place] for place in asked if place in self._dynamic])
                 *gradients, scale = upstream
                 self._close(version)
                 of_weights = []

@@ -84,7 +84,7 @@ class ShardedEmbedding(keras.layers.Layer):
         self._dynamic_tables = {  # they save themselves
             name: table for name, table in self._tables.items() if isinstance(table, DynamicTable)
         }
-        dynamic = [name for name, config in configs.items() if config.vocabulary_size is None]
+        dynamic = {self._place[name]: name for name, config in configs.items() if config.vocabulary_size is None}
         with own_variables():
             self._fused = FusedUpdate(self._tables, dynamic, scaled)
         self._step_variables = self._fused.variables

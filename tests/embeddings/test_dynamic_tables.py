@@ -196,6 +196,14 @@ def test_learning_without_training_true_is_refused_rather_than_done_to_the_share
     _train_plainly(static)  # as TFRS' own tutorials do
 
 
+def test_a_dynamic_table_that_is_not_asked_for_forbids_nothing():
+    features = {"one": FeatureConfig(TableConfig("static", 10, 4)), "open": FeatureConfig(TableConfig("t", None, 4))}
+    layer = ShardedEmbedding(features)
+    before = layer.table("static").numpy()
+    _train_plainly(layer)
+    assert np.any(layer.table("static").numpy() != before)
+
+
 def _train_plainly(layer):
     with tf.GradientTape() as tape:
         loss = tf.reduce_sum(layer({"one": tf.constant([1])})["one"])
