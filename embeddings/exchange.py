@@ -18,9 +18,10 @@ from embeddings.kernels.group import Bag, TableGroup, grouped
 from embeddings.kernels.reference import of_ids, step_rows
 from embeddings.pooling import assert_finite, assert_inside, pooled
 from embeddings.sharding.joint import Arrived, settled
-from embeddings.sharding.order import by_rank, by_stream, ranges
+from embeddings.sharding.order import by_rank, by_stream
 from embeddings.sharding.sharded import Part, ShardedTable
 from embeddings.tables.dynamic import DynamicTable
+from foundation.tensors import ranges
 from foundation.tf import tf
 from strategies import Communicator
 
@@ -66,15 +67,16 @@ class Exchange:
         communicator = self._communicator
         asked = sorted({bag.table for bag in bags})
         streams = [_Stream(table, part) for table in asked for part in range(len(self._tables[table].parts))]
+        counted = any(not self._tables[table].static for table in asked) and inserts
         distinct, cuts, places, came = {}, {}, [None] * len(bags), {}
         with tf.control_dependencies(self._checks(bags)):
             for table in asked:
                 of_table = [b for b, bag in enumerate(bags) if bag.table == table]
                 ids = tf.concat([bags[b].ids for b in of_table], 0)
                 distinct[table], cuts[table], all_places = self._unique(self._tables[table], ids)
-                came[table] = tf.math.unsorted_segment_sum(
-                    tf.ones_like(all_places), all_places, tf.size(distinct[table], tf.int64)
-                )
+                if counted:
+                    count = tf.size(distinct[table], tf.int64)
+                    came[table] = tf.math.unsorted_segment_sum(tf.ones_like(all_places), all_places, count)
                 for b, own in zip(
                     of_table, tf.split(all_places, [tf.size(bags[b].ids) for b in of_table]), strict=True
                 ):
@@ -83,7 +85,6 @@ class Exchange:
         sizes = tf.reshape(
             communicator.all_gather(tf.reshape(mine, [1, -1])), [communicator.size, len(streams), communicator.size]
         )
-        counted = any(not self._tables[table].static for table in asked) and inserts
         before = tf.cumsum(tf.stack([tf.size(distinct[table], tf.int64) for table in asked]), exclusive=True)
         offsets = tf.stack([before[asked.index(stream.table)] for stream in streams])[:, tf.newaxis]
         order = ranges(tf.transpose(starts + offsets), tf.transpose(mine))
@@ -131,15 +132,18 @@ class Exchange:
         sums = self._summed(routed, bags, gradients)
         streams = routed.streams
         units = self._units(streams, [True] * len(streams))
-        payload, offsets, offset = [], [], tf.constant(0, tf.int64)
+        payload, offset = [], tf.constant(0, tf.int64)
+        offset_of: dict[tuple[int, tuple[int, int]], tf.Tensor] = {}
         for stream in streams:
-            first, last = self._part(stream).columns
-            piece = self._in_units(sums[stream.table][:, first:last])
-            payload.append(piece)
-            offsets.append(offset)
-            offset += tf.shape(piece, tf.int64)[0]
+            columns = self._part(stream).columns
+            if (stream.table, columns) in offset_of:  # parts of rows are sent from the same sums
+                continue
+            payload.append(self._in_units(sums[stream.table][:, columns[0] : columns[1]]))
+            offset_of[stream.table, columns] = offset
+            offset += tf.shape(payload[-1], tf.int64)[0]
+        offsets = tf.stack([offset_of[stream.table, self._part(stream).columns] for stream in streams])
         mine = routed.sizes[communicator.rank] * units[:, tf.newaxis]
-        starts = routed.starts * units[:, tf.newaxis] + tf.stack(offsets)[:, tf.newaxis]
+        starts = routed.starts * units[:, tf.newaxis] + offsets[:, tf.newaxis]
         order = ranges(tf.transpose(starts), tf.transpose(mine))
         received = communicator.all_to_all(
             tf.gather(tf.concat(payload, 0), order), tf.reduce_sum(routed.sizes * units[:, tf.newaxis], 1)

@@ -1,4 +1,4 @@
-"""Batches of numpy arrays as tensors."""
+"""Batches of numpy arrays as tensors, and places in them."""
 
 from __future__ import annotations
 
@@ -23,3 +23,10 @@ def to_tensor(value: Any) -> tf.Tensor | tf.RaggedTensor:
             tf.convert_to_tensor(value.values), tf.convert_to_tensor(value.row_splits), validate=False
         )
     return tf.convert_to_tensor(np.asarray(value))
+
+
+def ranges(starts: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+    """[sum(sizes)] int64: start, start + 1, ... of each of the ranges, one behind the other. starts, sizes: int64 of
+    one shape."""
+    starts, sizes = tf.reshape(starts, [-1]), tf.reshape(sizes, [-1])
+    return tf.range(tf.reduce_sum(sizes)) + tf.repeat(starts - tf.cumsum(sizes, exclusive=True), sizes)

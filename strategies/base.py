@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -41,6 +41,11 @@ class Communicator(Protocol):
         """The value of rank `root`; all give one of its shape."""
 
 
+def local_device() -> str:
+    """ "GPU" where TensorFlow sees one, else "CPU"."""
+    return "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
+
+
 class Strategy(Protocol):
     """Where a step runs. One process drives one device."""
 
@@ -62,3 +67,27 @@ class Strategy(Protocol):
 
     def barrier(self) -> None:
         """Returns when every rank has come here."""
+
+
+class ProcessStrategy:
+    """A rank of one process and device, whose variables are its own and whose steps are called as they are: what
+    strategies build on."""
+
+    def __init__(self, communicator: Communicator, topology: Topology) -> None:
+        self.communicator, self.topology = communicator, topology
+
+    @property
+    def is_chief(self) -> bool:
+        return self.communicator.rank == 0
+
+    def scope(self) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+    def distribute(self, batches: Iterable[Any]) -> Iterator[Any]:
+        return iter(batches)
+
+    def run(self, step: Callable[..., Any], *arguments: Any) -> Any:
+        return step(*arguments)
+
+    def barrier(self) -> None:
+        self.communicator.all_reduce(tf.zeros([1]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from functools import cache
 
+from foundation.tensors import ranges
 from foundation.tf import tf
 
 GROUP_KEY = 7_001  # apart from the groups that tf.distribute makes
@@ -99,9 +100,7 @@ def _capacity(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 def _places(sizes: tf.Tensor, capacity: tf.Tensor) -> tf.Tensor:
     """[sum(sizes)] int64: where rows lie whose parts, of so many rows, begin at multiples of the capacity."""
-    ranks = tf.range(tf.size(sizes, tf.int64))
-    shift = ranks * capacity - tf.cumsum(sizes, exclusive=True)
-    return tf.range(tf.reduce_sum(sizes)) + tf.repeat(shift, sizes)
+    return ranges(tf.range(tf.size(sizes, tf.int64)) * capacity, sizes)
 
 
 def _padded(rows: tf.Tensor, sizes: tf.Tensor, capacity: tf.Tensor) -> tf.Tensor:

@@ -6,14 +6,13 @@ import importlib
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from foundation.errors import UserError, first_line
 from foundation.tf import tf
-from strategies.base import Communicator, Topology
+from strategies.base import ProcessStrategy, Topology, local_device
 
 # Taken where the user has not set them. A collective waits for Horovod's next cycle, ms. Fused reductions would be
 # summed in an order that depends on which were ready together: not the same bits in every run.
@@ -141,7 +140,7 @@ class HorovodCommunicator:
         return f"{function}.{kind}.{next(self._calls.setdefault(graph, itertools.count()))}"
 
 
-class HorovodStrategy:
+class HorovodStrategy(ProcessStrategy):
     """Strategy "horovod". Every variable is this process's own: dense ones begin alike because their seeds are.
 
     Raises:
@@ -153,25 +152,8 @@ class HorovodStrategy:
         for name, value in SETTINGS.items():
             os.environ.setdefault(name, value)
         hvd.init()
-        self.communicator: Communicator = HorovodCommunicator(hvd)
-        device = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
-        self.topology = Topology(ranks=hvd.size(), ranks_per_host=hvd.local_size(), device=device)
-
-    @property
-    def is_chief(self) -> bool:
-        return self.communicator.rank == 0
-
-    def scope(self) -> AbstractContextManager[Any]:
-        return nullcontext()
-
-    def distribute(self, batches: Iterable[Any]) -> Iterator[Any]:
-        return iter(batches)
-
-    def run(self, step: Callable[..., Any], *arguments: Any) -> Any:
-        return step(*arguments)
-
-    def barrier(self) -> None:
-        self.communicator.all_reduce(tf.zeros([1]))
+        topology = Topology(ranks=hvd.size(), ranks_per_host=hvd.local_size(), device=local_device())
+        super().__init__(HorovodCommunicator(hvd), topology)
 
 
 def _assert(condition: tf.Tensor, *data: Any) -> list[tf.Operation]:

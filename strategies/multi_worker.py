@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
 from foundation.errors import UserError
 from foundation.tf import tf
-from strategies.base import Communicator, Topology
+from strategies.base import ProcessStrategy, Topology, local_device
 from strategies.collectives import CollectiveCommunicator, process_communicator
 
 
-class MultiWorkerStrategy:
+class MultiWorkerStrategy(ProcessStrategy):
     """Strategy "multi_worker": TF_CONFIG says who takes part. Dense variables are made in `scope()`, where they begin
     as rank 0's; tables are each rank's own.
 
@@ -25,8 +25,10 @@ class MultiWorkerStrategy:
     def __init__(self) -> None:
         hosts = _workers()
         hint = tf.distribute.experimental.CommunicationImplementation
-        gpu = bool(tf.config.list_physical_devices("GPU"))
-        options = tf.distribute.experimental.CommunicationOptions(implementation=hint.NCCL if gpu else hint.RING)
+        device = local_device()
+        options = tf.distribute.experimental.CommunicationOptions(
+            implementation=hint.NCCL if device == "GPU" else hint.RING
+        )
         self.distribution = tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
         communicator = communicator_of(self.distribution)
         if communicator is None:
@@ -34,27 +36,15 @@ class MultiWorkerStrategy:
                 "multi_worker: this process sees several devices.",
                 "One process drives one device: set CUDA_VISIBLE_DEVICES for each, or use 'mirrored'.",
             )
-        self.communicator: Communicator = communicator
-        rank = communicator.rank
-        host = hosts[rank].rsplit(":", 1)[0]
+        host = hosts[communicator.rank].rsplit(":", 1)[0]
         here = sum(address.rsplit(":", 1)[0] == host for address in hosts)
-        self.topology = Topology(ranks=len(hosts), ranks_per_host=here, device="GPU" if gpu else "CPU")
-
-    @property
-    def is_chief(self) -> bool:
-        return self.communicator.rank == 0
+        super().__init__(communicator, Topology(ranks=len(hosts), ranks_per_host=here, device=device))
 
     def scope(self) -> AbstractContextManager[Any]:
         return self.distribution.scope()
 
-    def distribute(self, batches: Iterable[Any]) -> Iterator[Any]:
-        return iter(batches)
-
     def run(self, step: Callable[..., Any], *arguments: Any) -> Any:
         return self.distribution.run(step, args=arguments)
-
-    def barrier(self) -> None:
-        self.communicator.all_reduce(tf.zeros([1]))
 
 
 def communicator_of(distribution: tf.distribute.Strategy) -> CollectiveCommunicator | None:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
-
 from foundation.tf import tf
-from strategies.base import Communicator, Topology
+from strategies.base import ProcessStrategy, Topology, local_device
 
 
 class LocalCommunicator:
@@ -33,24 +29,8 @@ class LocalCommunicator:
         return value
 
 
-class SingleStrategy:
+class SingleStrategy(ProcessStrategy):
     """Strategy "single"."""
 
-    is_chief = True
-
     def __init__(self) -> None:
-        self.communicator: Communicator = LocalCommunicator()
-        device = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
-        self.topology = Topology(ranks=1, ranks_per_host=1, device=device)
-
-    def scope(self) -> AbstractContextManager[Any]:
-        return nullcontext()
-
-    def distribute(self, batches: Iterable[Any]) -> Iterator[Any]:
-        return iter(batches)
-
-    def run(self, step: Callable[..., Any], *arguments: Any) -> Any:
-        return step(*arguments)
-
-    def barrier(self) -> None:
-        return None
+        super().__init__(LocalCommunicator(), Topology(ranks=1, ranks_per_host=1, device=local_device()))

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ from embeddings.planner.topology import ClusterTopology
 from embeddings.sharding import ShardingPlan, TableSharding
 from foundation.errors import UserError
 from foundation.progress import say
+from trainer.supervisor.environment import tf_config
+from trainer.supervisor.ports import HeldPorts
 
 WIDTHS, DENSE_ROWS = (512, 256, 128, 1), 2_048  # of the dense layers that are measured
 WARM_UP, REPEATS = 3, 15
@@ -65,15 +67,13 @@ def calibrate(ranks: int) -> ClusterTopology:
 
 
 def _measure_together(ranks: int, available: list[int]) -> list[dict[str, Any]]:
-    addresses = [f"127.0.0.1:{port}" for port in _free_ports(ranks)]
-    with tempfile.TemporaryDirectory(prefix="headrace-calibrate-") as folder:
+    with closing(HeldPorts(ranks)) as ports, tempfile.TemporaryDirectory(prefix="headrace-calibrate-") as folder:
         processes = []
         for rank in range(ranks):
-            cluster = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": rank}}
             share = available[len(available) * rank // ranks : len(available) * (rank + 1) // ranks]
             environment = {
                 **os.environ,
-                "TF_CONFIG": json.dumps(cluster),
+                "TF_CONFIG": tf_config(rank, ports.addresses),
                 "CUDA_VISIBLE_DEVICES": "-1",
                 "OMP_NUM_THREADS": str(len(share)),
                 "OPENBLAS_NUM_THREADS": str(len(share)),
@@ -96,17 +96,6 @@ def _measure_together(ranks: int, available: list[int]) -> list[dict[str, Any]]:
                 process.wait()
                 output.close()
         return [json.loads(Path(f"{folder}/{rank}.json").read_text()) for rank in range(ranks)]
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
 
 
 def measure_rank(result: Path, cpus: list[int]) -> None:

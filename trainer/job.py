@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import Field
 
 from evaluation.config import EvaluationConfig
-from foundation.config import Config
+from foundation.config import Config, validated
 from foundation.errors import UserError, nearest
 from inputs.config import InputsConfig
 from postranking.config import PostRankingConfig
@@ -90,7 +90,7 @@ def load_job(path: str | Path, overrides: Iterable[str] = ()) -> Job:
         raise UserError(f"{path}: a job is a mapping of keys to values; found {type(document).__name__}.")
     for override in overrides:
         _override(document, override)
-    return _validate(document, str(path))
+    return validated(Job, document, str(path), "job")
 
 
 def _override(document: dict[str, Any], override: str) -> None:
@@ -107,38 +107,6 @@ def _override(document: dict[str, Any], override: str) -> None:
         place[last] = yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise UserError(f"--set {override}: {value!r} is not valid YAML: {error}") from error
-
-
-def _validate(document: Mapping[str, Any], where: str) -> Job:
-    try:
-        return Job.model_validate(document)
-    except ValidationError as error:
-        lines = [f"  {_explain(problem)}" for problem in error.errors()]
-        count = "1 problem" if len(lines) == 1 else f"{len(lines)} problems"
-        raise UserError(f"{where}: {count} in the job:\n" + "\n".join(lines), "Mend the keys named above.") from error
-
-
-def _explain(problem: Mapping[str, Any]) -> str:
-    location = [str(part) for part in problem["loc"]]
-    key = ".".join(location) or "the job"
-    if problem["type"] == "extra_forbidden":
-        return f"{key}: unknown key; {nearest(location[-1], _keys_at(location[:-1]))}"
-    if problem["type"] == "missing":
-        return f"{key}: this key is missing"
-    found = problem.get("input")
-    shown = "" if isinstance(found, dict) else f" (found {found!r})"
-    return f"{key}: {problem['msg'].removeprefix('Value error, ')}{shown}"
-
-
-def _keys_at(location: list[str]) -> list[str]:
-    """The keys a job knows at a place, following models, optional models and mappings of models."""
-    model: Any = Job
-    for part in location:
-        field = getattr(model, "model_fields", {}).get(part)
-        annotation = field.annotation if field else model
-        candidates = [annotation, *get_args(annotation)]
-        model = next((a for a in candidates if isinstance(a, type) and issubclass(a, BaseModel)), model)
-    return list(getattr(model, "model_fields", {}))
 
 
 def digest(*parts: Any) -> str:

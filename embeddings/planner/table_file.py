@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from embeddings.planner.documents import read_document, validated
+from embeddings.planner.documents import read_document
 from embeddings.planner.tables import SLOT_BYTES, Dense, TableSpec, Workload
-from foundation.config import Config
+from foundation.config import Config, validated
 from foundation.errors import UserError, nearest
 from foundation.precision import Precision
 

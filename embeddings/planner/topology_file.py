@@ -9,10 +9,10 @@ from typing import Annotated
 import yaml
 from pydantic import BeforeValidator, Field
 
-from embeddings.planner.documents import read_document, validated
+from embeddings.planner.documents import read_document
 from embeddings.planner.topology import ClusterTopology, Link
 from embeddings.planner.units import BANDWIDTH, FLOPS, ID_RATE, SIZE, TIME, Dimension, parse, written
-from foundation.config import Config
+from foundation.config import Config, validated
 from foundation.errors import UserError, nearest
 from foundation.files import atomic_file
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from embeddings.optimizers import RowWiseAdagrad
-from embeddings.sharding.order import by_stream, ranges
+from embeddings.sharding.order import by_stream
 from embeddings.sharding.sharded import Part, ShardedTable
+from foundation.tensors import ranges
 from foundation.tf import tf
 from strategies import Communicator
 

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
+from foundation.tensors import ranges
 from foundation.tf import tf
-
-
-def ranges(starts: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
-    """[sum(sizes)] int64: start, start + 1, ... of each of the ranges, one behind the other."""
-    starts, sizes = tf.reshape(starts, [-1]), tf.reshape(sizes, [-1])
-    return tf.range(tf.reduce_sum(sizes)) + tf.repeat(starts - tf.cumsum(sizes, exclusive=True), sizes)
 
 
 def by_stream(rows: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:

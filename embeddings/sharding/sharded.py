@@ -88,11 +88,7 @@ class ShardedTable:
 
     def ids_of(self, part: int) -> np.ndarray:
         """[rows] int64: the ids of the rows this rank holds of a static part, in their order."""
-        if (only := self.parts[part].ids) is not None:
-            return only
-        owners = self.parts[part].owners
-        assert self.config.vocabulary_size is not None
-        return _ids(owners, self._rank, self.config.vocabulary_size)
+        return self._ids(self.parts[part].owners, self.parts[part].ids)
 
     def _held(self, columns: tuple[int, int], owners: np.ndarray | None, only: np.ndarray | None) -> Table | None:
         width = columns[1] - columns[0]
@@ -103,13 +99,22 @@ class ShardedTable:
             if owners is not None and not np.any(owners == self._rank):
                 return None
             return DynamicTable(replace(self.config, dim=width, optimizer=optimizer), columns[0])
-        assert self.config.vocabulary_size is not None
-        ids = _ids(owners, self._rank, self.config.vocabulary_size) if only is None else only
+        ids = self._ids(owners, only)
         if not len(ids):
             return None
         whole = owners is None and only is None
         config = replace(self.config, vocabulary_size=len(ids), dim=width, optimizer=optimizer)
         return StaticTable(config, None if whole else ids, columns[0])
+
+    def _ids(self, owners: np.ndarray | None, only: np.ndarray | None) -> np.ndarray:
+        vocabulary_size = self.config.vocabulary_size
+        assert vocabulary_size is not None
+        if only is not None:
+            return only
+        if owners is None:
+            return np.arange(vocabulary_size)
+        pieces = [np.arange(bucket, vocabulary_size, BUCKETS) for bucket in np.flatnonzero(owners == self._rank)]
+        return np.concatenate([np.zeros(0, np.int64), *pieces])
 
     def _base(self, owners: np.ndarray) -> np.ndarray:
         """[BUCKETS] int64: where each bucket's rows begin among those of its owner, this rank."""
@@ -174,10 +179,3 @@ def _hot_ids(config: TableConfig, sharding: TableSharding) -> np.ndarray:
     elif ids[0] < 0 or ids[-1] >= config.vocabulary_size:
         raise ValueError(f"table '{config.name}': hot ids lie in 0 to {config.vocabulary_size - 1}")
     return ids
-
-
-def _ids(owners: np.ndarray | None, rank: int, vocabulary_size: int) -> np.ndarray:
-    if owners is None:
-        return np.arange(vocabulary_size)
-    pieces = [np.arange(bucket, vocabulary_size, BUCKETS) for bucket in np.flatnonzero(owners == rank)]
-    return np.concatenate([np.zeros(0, np.int64), *pieces])

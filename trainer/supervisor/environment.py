@@ -13,12 +13,16 @@ RENDEZVOUS = "HEADRACE_RENDEZVOUS"
 TOKEN = "HEADRACE_TOKEN"
 
 
+def tf_config(rank: int, addresses: Sequence[str]) -> str:
+    """TF_CONFIG of a rank: every rank's "HOST:PORT", and which is its own."""
+    return json.dumps({"cluster": {"worker": list(addresses)}, "task": {"type": "worker", "index": rank}})
+
+
 def rank_environment(
     rank: int, addresses: Sequence[str], rendezvous: str, token: str, extra: Mapping[str, str]
 ) -> dict[str, str]:
     """This process's environment with what is `rank`'s own: its place among the ranks, the supervisor's "HOST:PORT" and
     token, and TF_CONFIG with every rank's address."""
-    task = {"cluster": {"worker": list(addresses)}, "task": {"type": "worker", "index": rank}}
     return {
         **os.environ,
         "PYTHONUNBUFFERED": "1",  # what a rank wrote before it was killed is its last words
@@ -28,5 +32,5 @@ def rank_environment(
         LOCAL_RANK: str(rank),  # one machine
         RENDEZVOUS: rendezvous,
         TOKEN: token,
-        "TF_CONFIG": json.dumps(task),
+        "TF_CONFIG": tf_config(rank, addresses),
     }

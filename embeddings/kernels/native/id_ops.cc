@@ -154,10 +154,10 @@ class IdTable : public tensorflow::ResourceBase {
     }
   }
 
-  // A step: every id, which came as often as is written where its row is to be, is counted as seen, and new ones that are admitted get a row. `grow`(rows) makes the variables that
-  // large and says where they are.
+  // A step: every id is counted as seen, once, or if `counted` as often as is written where its row is to be; new ones
+  // that are admitted get a row. `grow`(rows) makes the variables that large and says where they are.
   template <typename GrowTo>
-  Status FindOrInsert(const std::vector<Ids>& features, ThreadPool* pool, GrowTo grow) {
+  Status FindOrInsert(const std::vector<Ids>& features, bool counted, ThreadPool* pool, GrowTo grow) {
     tensorflow::mutex_lock lock(mutex_);
     const int64_t now = ++counts_[kStep];
     const IdGroups by_hash(features, GroupBits(), pool);
@@ -165,7 +165,9 @@ class IdTable : public tensorflow::ResourceBase {
     const int64_t cost = by_hash.total() / by_hash.size() + 1;
     groups_.resize(by_hash.size());
     pool->ParallelFor(by_hash.size(), cost * 60, [&](int64_t begin, int64_t end) {
-      for (int64_t g = begin; g < end; ++g) FindAndAdmit(by_hash.begin(g), by_hash.end(g), g, now, &groups_[g]);
+      for (int64_t g = begin; g < end; ++g) {
+        FindAndAdmit(by_hash.begin(g), by_hash.end(g), counted, g, now, &groups_[g]);
+      }
     });
 
     int64_t admitted = 0;
@@ -270,7 +272,8 @@ class IdTable : public tensorflow::ResourceBase {
   int64_t BucketOf(uint64_t hash) const { return Upper(hash, policy_.bucket_bits); }
   int GroupBits() const { return std::min(policy_.bucket_bits, kGroupBits); }
 
-  void FindAndAdmit(const IdGroups::Place* begin, const IdGroups::Place* end, int64_t number, int64_t now, Group* group) {
+  void FindAndAdmit(const IdGroups::Place* begin, const IdGroups::Place* end, bool counted, int64_t number, int64_t now,
+                    Group* group) {
     constexpr int64_t kAhead = 16;
     const int64_t size = end - begin;
     group->Clear();
@@ -288,8 +291,9 @@ class IdTable : public tensorflow::ResourceBase {
     for (int64_t i = 0; i < size; ++i) {
       if (i + kAhead < size) fetch(i + kAhead);
       EntryMap& entries = buckets_[BucketOf(hashes[i])].entries;
-      const uint32_t row = entries.See(begin[i].id, hashes[i], static_cast<uint32_t>(now), *begin[i].found);
-      came[count] = *begin[i].found;
+      const int64_t times = counted ? *begin[i].found : 1;
+      const uint32_t row = entries.See(begin[i].id, hashes[i], static_cast<uint32_t>(now), times);
+      came[count] = times;
       *begin[i].found = row;
       missing[count] = static_cast<uint32_t>(i);
       count += row == kNoRow;
@@ -437,21 +441,18 @@ class FindOrInsertOp : public OpKernel {
     OP_REQUIRES_OK(context, ReadIds(context, 1 + variables_, count, &features));
     OP_REQUIRES(context, occurrences_ == 0 || occurrences_ == count,
                 errors::InvalidArgument("occurrences: of every feature or of none"));
-    for (int f = 0; f < count; ++f) {
-      const int64_t* occurrences = nullptr;
-      if (occurrences_) {
-        const Tensor& of_feature = context->input(1 + variables_ + count + f);
-        OP_REQUIRES(context, of_feature.NumElements() == features[f].size,
-                    errors::InvalidArgument("occurrences: one for each id is wanted"));
-        occurrences = of_feature.flat<int64_t>().data();
-      }
-      for (int64_t i = 0; i < features[f].size; ++i) features[f].found[i] = occurrences ? occurrences[i] : 1;
+    for (int f = 0; f < occurrences_; ++f) {
+      const Tensor& of_feature = context->input(1 + variables_ + count + f);
+      OP_REQUIRES(context, of_feature.NumElements() == features[f].size,
+                  errors::InvalidArgument("occurrences: one for each id is wanted"));
+      std::copy_n(of_feature.flat<int64_t>().data(), features[f].size, features[f].found);
     }
     Held held;  // until the new rows are written
-    OP_REQUIRES_OK(context, table->FindOrInsert(features, PoolOf(context), [&](int64_t rows, NewRows* made) -> Status {
+    const auto grow = [&](int64_t rows, NewRows* made) -> Status {
       TF_RETURN_IF_ERROR(held.Take(context, 1, variables_));
       return GrowAll(held, rows, made);
-    }));
+    };
+    OP_REQUIRES_OK(context, table->FindOrInsert(features, occurrences_ > 0, PoolOf(context), grow));
   }
 
  private:

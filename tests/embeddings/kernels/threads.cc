@@ -150,7 +150,7 @@ void FindAndInsert(ThreadPool* pool, std::mt19937_64& random, Admission admissio
     for (int f = 0; f < 2; ++f) found[f].assign(ids[f].size(), 1);  // how often each came
     std::vector<Ids> features;
     for (int f = 0; f < 2; ++f) features.push_back({ids[f].data(), found[f].data(), static_cast<int64_t>(ids[f].size())});
-    const auto status = table->FindOrInsert(features, pool, [&](int64_t count, NewRows* made) {
+    const auto status = table->FindOrInsert(features, true, pool, [&](int64_t count, NewRows* made) {
       identities.resize(count);
       rows.resize(count * 4);
       slot.resize(count);
