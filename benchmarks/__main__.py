@@ -36,6 +36,12 @@ def _training(quick: bool) -> Report:
     return run(quick)
 
 
+def _scaling(quick: bool) -> Report:
+    from benchmarks.scaling_suite import run
+
+    return run(quick)
+
+
 def _open_vocabulary(quick: bool) -> Report:
     from benchmarks.open_vocabulary_suite import run
 
@@ -46,6 +52,7 @@ SUITES: dict[str, Callable[[bool], Report]] = {
     "embeddings": _embeddings,
     "open_vocabulary": _open_vocabulary,
     "training": _training,
+    "scaling": _scaling,
     "inputs": _inputs,
 }
 

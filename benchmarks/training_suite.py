@@ -145,7 +145,7 @@ def measure(sizes: Sizes, quick: bool) -> Report:
         for model in MODELS:
             meter.advance(note=model)
             weights = folder / f"{model}.npz"
-            np.savez(weights, **initial_weights(generator, model, sizes))
+            np.savez(weights, **initial_weights(generator, model, len(sizes.tables), sizes.dim))
             question = _question(model, sizes, batches, weights)
             with _contenders(question, sizes, report) as contenders:
                 turns = {name: each.step for name, each in contenders.items()}
@@ -166,20 +166,20 @@ def _batches(generator: np.random.Generator, sizes: Sizes) -> tuple[np.ndarray, 
     return ids, dense, (generator.random(shape) < CLICKS).astype(np.float32)
 
 
-def initial_weights(generator: np.random.Generator, model: str, sizes: Sizes) -> dict[str, Any]:
+def initial_weights(generator: np.random.Generator, model: str, tables: int, dim: int) -> dict[str, Any]:
     """The dense layers' first weights by "<layer>/kernel" [in, out] (Glorot and Bengio, 2010) and "<layer>/bias"; and
     "rows" [n, dim], which every table starts with, repeated: from zeros DCN-v2's gradients would be denormal numbers,
     which slow PyTorch down."""
-    vectors = len(sizes.tables) + 1
+    vectors = tables + 1
     if model == "dlrm":
-        shapes = {**_tower("bottom", DENSE, BOTTOM), **_tower("top", sizes.dim + vectors * (vectors - 1) // 2, TOP)}
+        shapes = {**_tower("bottom", DENSE, BOTTOM), **_tower("top", dim + vectors * (vectors - 1) // 2, TOP)}
     else:
-        width = DENSE + sizes.dim * len(sizes.tables)
+        width = DENSE + dim * tables
         shapes = _tower("deep", width, DEEP)
         for i in range(CROSS_LAYERS):
             shapes |= {f"cross_{i}_down": (width, CROSS_RANK), f"cross_{i}_up": (CROSS_RANK, width)}
     scale = KERAS_SCALE  # as tables have it by default
-    weights = {"rows": generator.uniform(-scale, scale, (_ROWS_REPEATED, sizes.dim)).astype(np.float32)}
+    weights = {"rows": generator.uniform(-scale, scale, (_ROWS_REPEATED, dim)).astype(np.float32)}
     for layer, shape in shapes.items():
         limit = np.sqrt(6 / sum(shape))
         weights[f"{layer}/kernel"] = generator.uniform(-limit, limit, shape).astype(np.float32)

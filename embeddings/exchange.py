@@ -2,160 +2,156 @@
 
 A step makes four exchanges however many tables there are: how many ids of each part go from whom to whom, the ids, the
 vectors, the gradients. Each rank sends an id once: what it needs of a row, and what its batch has for it, is made of
-one vector and one sum.
+one vector and one sum. What is done between exchanges is one call of a kernel for all tables.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from embeddings.kernels import kernels
 from embeddings.kernels.group import Bag, TableGroup, grouped
-from embeddings.kernels.reference import of_ids, step_rows
-from embeddings.pooling import assert_finite, assert_inside, pooled
+from embeddings.kernels.reference import step_rows
+from embeddings.kernels.streams import AS_THEY_ARE, Numbering, Owners, Stream
 from embeddings.sharding.joint import Arrived, settled
-from embeddings.sharding.order import by_rank, by_stream
 from embeddings.sharding.sharded import Part, ShardedTable
 from embeddings.tables.dynamic import DynamicTable
-from foundation.tensors import ranges
+from embeddings.traffic import Traffic
+from embeddings.wire import Wire
 from foundation.tf import tf
 from strategies import Communicator
 
-_Cuts = tuple[tf.Tensor, tf.Tensor]  # [ranks] int64 each: starts, sizes
-
 
 @dataclass(frozen=True)
-class _Stream:
-    """A part of a table that was asked for, in the exchange."""
+class _Asked:
+    """A part of a table that was asked for: it travels as a stream."""
 
-    table: int
-    part: int
+    table: ShardedTable
+    part: Part
+    number: int  # the part's, in the table
+    stream: Stream
 
 
 @dataclass(frozen=True, eq=False)
 class Routed:
-    """Where a step's ids went. Of each table that was asked for, by its place: `distinct` [u] int64, its ids once, and
-    `places` of the bags' ids among them, bag by bag. sizes: [ranks, streams, ranks] int64: how many ids of each stream
-    went from whom to whom. rows: of each stream, the rows [n] int64 here of the ids that came; None: nothing is
-    held."""
+    """Where a step's ids went. bags: with the places of their ids among their table's distinct ones, and as `table` the
+    place among those that were asked for. counts: [tables] int64: how many are distinct. starts: [streams, ranks]
+    int64: where among the table's distinct ids those for a rank begin. sizes: [ranks, streams, ranks] int64: how many
+    ids of each stream went from whom to whom. rows: of each stream, the rows [n] int64 here of the ids that came; None:
+    nothing is held."""
 
-    streams: list[_Stream]
-    distinct: dict[int, tf.Tensor]
-    places: list[tf.Tensor]
-    starts: tf.Tensor  # [streams, ranks] int64: where among the table's distinct ids those for a rank begin
+    asked: list[_Asked]
+    bags: list[Bag]
+    dims: list[int]
+    counts: tf.Tensor
+    starts: tf.Tensor
     sizes: tf.Tensor
     rows: list[tf.Tensor | None]
 
+    @property
+    def streams(self) -> list[Stream]:
+        return [each.stream for each in self.asked]
+
+    def sent_by(self, rank: int) -> tf.Tensor:
+        """[streams, ranks] int64: how many ids of each it sent to each."""
+        return self.sizes[rank]
+
+    def come_to(self, rank: int) -> tf.Tensor:
+        """[streams, ranks] int64: how many ids of each came to it from each."""
+        return tf.transpose(self.sizes[:, :, rank])
+
 
 class Exchange:
-    """Lookups and updates of tables that are spread over ranks. A bag's `table` is a place among `tables`."""
+    """Lookups and updates of tables that are spread over ranks. A bag's `table` is a place among `tables`. wire: None:
+    float32."""
 
-    def __init__(self, communicator: Communicator, tables: Sequence[ShardedTable]) -> None:
-        self._communicator, self._tables = communicator, list(tables)
+    def __init__(self, communicator: Communicator, tables: Sequence[ShardedTable], wire: Wire | None = None) -> None:
+        self._communicator, self._tables, self._wire = communicator, list(tables), wire or Wire()
+        self._owners = [_owners(table) for table in tables]
+        self.traffic = Traffic(tables, communicator.rank, communicator.size, self._wire)
         self._unit = math.gcd(*(part.width for table in tables for part in table.parts))
 
     def input_dist(self, bags: list[Bag], inserts: bool) -> Routed:
         """Sends each id to who holds its row. inserts: new ids of dynamic tables get a row.
 
         Raises:
-          tf.errors.InvalidArgumentError: an id is outside its vocabulary, or a weight is not finite.
+          tf.errors.InvalidArgumentError: an id is outside its vocabulary.
         """
         communicator = self._communicator
-        asked = sorted({bag.table for bag in bags})
-        streams = [_Stream(table, part) for table in asked for part in range(len(self._tables[table].parts))]
-        counted = any(not self._tables[table].static for table in asked) and inserts
-        distinct, cuts, places, came = {}, {}, [None] * len(bags), {}
-        with tf.control_dependencies(self._checks(bags)):
-            for table in asked:
-                of_table = [b for b, bag in enumerate(bags) if bag.table == table]
-                ids = tf.concat([bags[b].ids for b in of_table], 0)
-                distinct[table], cuts[table], all_places = self._unique(self._tables[table], ids)
-                if counted:
-                    count = tf.size(distinct[table], tf.int64)
-                    came[table] = tf.math.unsorted_segment_sum(tf.ones_like(all_places), all_places, count)
-                for b, own in zip(
-                    of_table, tf.split(all_places, [tf.size(bags[b].ids) for b in of_table]), strict=True
-                ):
-                    places[b] = own
-        starts, mine = (tf.stack(each) for each in zip(*(cuts[s.table][s.part] for s in streams), strict=True))
+        tables = sorted({bag.table for bag in bags})
+        asked = [
+            _Asked(self._tables[table], part, number, Stream(place, part.columns[0], part.width))
+            for place, table in enumerate(tables)
+            for number, part in enumerate(self._tables[table].parts)
+        ]
+        counted = any(not self._tables[table].static for table in tables) and inserts
+        asking = [replace(bag, table=tables.index(bag.table)) for bag in bags]
+        owners = [self._owners[table] for table in tables]
+        distinct, splits, places = kernels().distinct_by_owner(asking, owners, communicator.size, counted)
+        starts, mine = self._cuts(asked, splits)
         sizes = tf.reshape(
-            communicator.all_gather(tf.reshape(mine, [1, -1])), [communicator.size, len(streams), communicator.size]
+            communicator.all_gather(tf.reshape(mine, [1, -1])), [communicator.size, len(asked), communicator.size]
         )
-        before = tf.cumsum(tf.stack([tf.size(distinct[table], tf.int64) for table in asked]), exclusive=True)
-        offsets = tf.stack([before[asked.index(stream.table)] for stream in streams])[:, tf.newaxis]
-        order = ranges(tf.transpose(starts + offsets), tf.transpose(mine))
-        payload = tf.concat([distinct[table] for table in asked], 0)
-        if counted:
-            payload = tf.stack([payload, tf.concat([came[table] for table in asked], 0)], axis=1)
-        received = communicator.all_to_all(tf.gather(payload, order), tf.reduce_sum(sizes, 1))
-        here = sizes[:, :, communicator.rank]
-        pieces = tf.split(by_stream(received, here), tf.reduce_sum(here, 0), num=len(streams))
-        rows = [self._rows(stream, piece, counted, inserts) for stream, piece in zip(streams, pieces, strict=True)]
-        return Routed(streams, distinct, places, starts, sizes, rows)
+        if inserts:
+            self.traffic.note(bags, tables, sizes)
+        width = 2 if counted else 1
+        as_ids = [Stream(each.stream.table, 0, width) for each in asked]
+        payload = kernels().pack(distinct, [each.table for each in as_ids], as_ids, starts, mine, width, tf.int64)
+        received = communicator.all_to_all(payload, tf.reduce_sum(sizes, 1))
+        here = tf.transpose(sizes[:, :, communicator.rank])
+        came = zip(asked, *kernels().arrived_ids(received, here, [_numbering(each) for each in asked]), strict=True)
+        rows = [_rows(each, ids, counts if counted else None, inserts) for each, ids, counts in came]
+        found = [replace(bag, ids=of_bag) for bag, of_bag in zip(asking, places, strict=True)]
+        dims = [self._tables[table].config.dim for table in tables]
+        return Routed(asked, found, dims, splits[:, -1], starts, sizes, rows)
 
     def output_dist(self, routed: Routed, bags: list[Bag]) -> list[tf.Tensor]:
-        """[B, dim] float32 of each bag: the rows' vectors brought back, weighted and combined."""
+        """[B, dim] float32 of each bag: the rows' vectors brought back, weighted and combined.
+
+        Raises:
+          tf.errors.InvalidArgumentError: a weight is not finite, or splits do not rise from 0 to the number of ids.
+        """
         communicator = self._communicator
-        here = routed.sizes[:, :, communicator.rank]
-        looked_up = self._look_up(routed, here)
-        streams = routed.streams
-        travels = [not self._part(stream).replicated for stream in streams]
-        units = self._units(streams, travels)
-        payload = [
-            self._in_units(vectors)
-            for vectors, travelling in zip(looked_up, travels, strict=True)
-            if travelling and vectors is not None
-        ]
-        payload = tf.concat([tf.zeros([0, self._unit]), *payload], 0)
-        received = communicator.all_to_all(
-            by_rank(payload, here * units), tf.transpose(tf.reduce_sum(routed.sizes * units[:, tf.newaxis], 1))
+        looked_up = self._look_up(routed)
+        travels = [not each.part.replicated for each in routed.asked]
+        local = {s: v for s, v in enumerate(looked_up) if v is not None and not travels[s]}
+        leaving = [s for s, v in enumerate(looked_up) if v is not None and travels[s]]
+        pieces = [looked_up[s] for s in leaving] or [tf.zeros([0, self._unit])]
+        piece_of = [leaving.index(s) if s in leaving else -1 for s in range(len(looked_up))]
+        from_here = routed.come_to(communicator.rank) * _column(travels)
+        payload = kernels().pack(
+            pieces,
+            piece_of,
+            [replace(stream, first_column=0) for stream in routed.streams],
+            tf.cumsum(from_here, axis=1, exclusive=True),
+            from_here,
+            self._unit,
+            tf.as_dtype(self._wire.vectors),
         )
-        came = tf.transpose(routed.sizes[communicator.rank]) * units  # [owners, streams]
-        pieces = tf.split(by_stream(received, came), tf.reduce_sum(came, 0), num=len(streams))
-        parts: dict[int, list[tf.Tensor]] = {}
-        for stream, vectors, piece, travelling in zip(streams, looked_up, pieces, travels, strict=True):
-            vectors = tf.reshape(piece, [-1, self._part(stream).width]) if travelling else vectors
-            parts.setdefault(stream.table, []).append(vectors)
-        whole = {table: tf.concat(of_table, self._axis(table)) for table, of_table in parts.items()}
-        return [
-            pooled(tf.gather(whole[bag.table], places), bag) for bag, places in zip(bags, routed.places, strict=True)
-        ]
+        units = self._units(routed) * _column(travels)
+        received = communicator.all_to_all(payload, tf.transpose(tf.reduce_sum(routed.sizes * units, 1)))
+        mine = routed.sent_by(communicator.rank)
+        return kernels().pool(received, local, routed.streams, routed.starts, mine, routed.dims, routed.bags)
 
     def update(self, routed: Routed, bags: list[Bag], gradients: list[tf.Tensor]) -> None:
         """One step of every table that was asked for: gradients [B, dim] of the outputs, summed by row over all
         ranks."""
-        communicator = self._communicator
-        sums = self._summed(routed, bags, gradients)
-        streams = routed.streams
-        units = self._units(streams, [True] * len(streams))
-        payload, offset = [], tf.constant(0, tf.int64)
-        offset_of: dict[tuple[int, tuple[int, int]], tf.Tensor] = {}
-        for stream in streams:
-            columns = self._part(stream).columns
-            if (stream.table, columns) in offset_of:  # parts of rows are sent from the same sums
-                continue
-            payload.append(self._in_units(sums[stream.table][:, columns[0] : columns[1]]))
-            offset_of[stream.table, columns] = offset
-            offset += tf.shape(payload[-1], tf.int64)[0]
-        offsets = tf.stack([offset_of[stream.table, self._part(stream).columns] for stream in streams])
-        mine = routed.sizes[communicator.rank] * units[:, tf.newaxis]
-        starts = routed.starts * units[:, tf.newaxis] + offsets[:, tf.newaxis]
-        order = ranges(tf.transpose(starts), tf.transpose(mine))
-        received = communicator.all_to_all(
-            tf.gather(tf.concat(payload, 0), order), tf.reduce_sum(routed.sizes * units[:, tf.newaxis], 1)
-        )
-        here = routed.sizes[:, :, communicator.rank] * units
-        pieces = tf.split(by_stream(received, here), tf.reduce_sum(here, 0), num=len(streams))
+        communicator, streams = self._communicator, routed.streams
+        sums = kernels().sums(routed.bags, gradients, routed.counts, routed.dims)
+        piece_of = [stream.table for stream in streams]
+        mine = routed.sent_by(communicator.rank)
+        wire = tf.as_dtype(self._wire.gradients)
+        payload = kernels().pack(sums, piece_of, streams, routed.starts, mine, self._unit, wire, stochastic=True)
+        received = communicator.all_to_all(payload, tf.reduce_sum(routed.sizes * self._units(routed), 1))
+        pieces = kernels().unpack(received, streams, routed.come_to(communicator.rank))
         counts = tf.unstack(tf.reduce_max(tf.reduce_sum(routed.sizes, 0), 1), len(streams))
         arrived = [
-            Arrived(self._tables[stream.table], part, rows, tf.reshape(piece, [-1, part.width]), counts_of_stream)
-            for stream, part, rows, piece, counts_of_stream in zip(
-                streams, map(self._part, streams), routed.rows, pieces, counts, strict=True
-            )
+            Arrived(each.table, each.part, rows, piece, count)
+            for each, rows, piece, count in zip(routed.asked, routed.rows, pieces, counts, strict=True)
         ]
         self._take_steps(settled(communicator, arrived))
 
@@ -170,107 +166,77 @@ class Exchange:
             if a.squares is not None:
                 step_rows(table, a.rows, a.gradients, mean_square=a.squares / a.table.config.dim)
 
-    def _axis(self, table: int) -> int:
-        """Whether a table's parts are columns, 1, or rows, 0."""
-        return 1 if self._tables[table].sharding.columns else 0
+    def _units(self, routed: Routed) -> tf.Tensor:
+        """[streams, 1] int64: of how many units a row of each is."""
+        return _column([stream.width // self._unit for stream in routed.streams])
 
-    def _part(self, stream: _Stream) -> Part:
-        return self._tables[stream.table].parts[stream.part]
+    def _cuts(self, asked: Sequence[_Asked], splits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """[streams, ranks] int64 each: where among the table's distinct ids those begin that go to a rank, and how many
+        they are. splits: [tables, ranks + 2], as `distinct_by_owner` gives them."""
+        ranks = self._communicator.size
+        first = np.zeros((len(asked), ranks), np.int64)
+        last = np.zeros_like(first)
+        for s, each in enumerate(asked):
+            if each.part.ids is not None:  # the common ones go to every rank
+                first[s], last[s] = ranks, ranks + 1
+            elif each.part.owners is None:
+                last[s] = ranks
+            elif each.table.sharding.columns:
+                last[s, each.part.owners[0]] = ranks
+            else:
+                first[s], last[s] = np.arange(ranks), np.arange(ranks) + 1
+            row = each.stream.table * (ranks + 2)
+            first[s], last[s] = first[s] + row, last[s] + row
+        flat = tf.reshape(splits, [-1])
+        starts = tf.gather(flat, first)
+        return starts, tf.gather(flat, last) - starts
 
-    def _units(self, streams: list[_Stream], travels: list[bool]) -> tf.Tensor:
-        """[streams] int64: of how many units a row of each is; 0 of one that does not travel."""
-        widths = [
-            self._part(stream).width // self._unit if travelling else 0
-            for stream, travelling in zip(streams, travels, strict=True)
-        ]
-        return tf.constant(widths, tf.int64)
-
-    def _in_units(self, vectors: tf.Tensor) -> tf.Tensor:
-        return tf.reshape(vectors, [-1, self._unit])
-
-    def _unique(self, table: ShardedTable, ids: tf.Tensor) -> tuple[tf.Tensor, list[_Cuts], tf.Tensor]:
-        """(distinct ids [u]; for each part where among them each rank's begin, and how many they are; places of `ids`
-        among them). Ids that one rank owns stand together, those that all hold last."""
-        ranks, owners = self._communicator.size, table.parts[0].owners
-        by_owner = owners is not None and not table.sharding.columns
-        given = tf.constant(owners if by_owner else [0], tf.int64)  # else all stand together, as if rank 0's
-        distinct, splits, places = kernels().unique_by_owner(ids, given, ranks, table.static)
-        nowhere = tf.zeros([ranks], tf.int64)
-        if table.hot_ids is not None:
-            hot = _among(distinct, table.hot_ids)
-            cold_before = tf.concat([[0], tf.cumsum(tf.cast(tf.logical_not(hot), tf.int64))], 0)
-            cold = cold_before[-1]
-            moved = tf.where(hot, cold + tf.range(tf.size(hot, tf.int64)) - cold_before[:-1], cold_before[:-1])
-            distinct = tf.concat([tf.boolean_mask(distinct, tf.logical_not(hot)), tf.boolean_mask(distinct, hot)], 0)
-            splits, places = tf.gather(cold_before, splits), tf.gather(moved, places)
-            to_all = (nowhere + cold, nowhere + tf.size(distinct, tf.int64) - cold)
-            return distinct, [(splits[:-1], splits[1:] - splits[:-1]), to_all], places
-        if by_owner:
-            return distinct, [(splits[:-1], splits[1:] - splits[:-1])], places
-        holders = [range(ranks) if part.owners is None else [int(part.owners[0])] for part in table.parts]
-        cuts = [
-            (nowhere, tf.reduce_sum(tf.one_hot(list(held_by), ranks, dtype=tf.int64), 0) * splits[-1])
-            for held_by in holders
-        ]
-        return distinct, cuts, places
-
-    def _rows(self, stream: _Stream, received: tf.Tensor, counted: bool, inserts: bool) -> tf.Tensor | None:
-        """The rows here of the ids that came for a stream, with how often each came if they are counted."""
-        table, held = self._tables[stream.table], self._part(stream).held
-        if held is None:
-            return None
-        ids, came = (received[:, 0], received[:, 1]) if counted else (received, None)
-        if not isinstance(held, DynamicTable):
-            return table.rows_of(stream.part, ids)
-        return held.find_or_insert([ids], [came])[0] if inserts else held.find([ids])[0]
-
-    def _look_up(self, routed: Routed, here: tf.Tensor) -> list[tf.Tensor | None]:
+    def _look_up(self, routed: Routed) -> list[tf.Tensor | None]:
         """Of each stream the vectors of the rows that were asked for: those of all ranks, or of a replicated part this
         rank's alone."""
         found: dict[int, tf.Tensor] = {}
         tables = {}
-        for s, (stream, rows) in enumerate(zip(routed.streams, routed.rows, strict=True)):
-            part = self._part(stream)
-            if rows is None or part.held is None:
+        ranks, rank = self._communicator.size, self._communicator.rank
+        came = tf.unstack(routed.come_to(rank), len(routed.asked))
+        for s, (each, rows) in enumerate(zip(routed.asked, routed.rows, strict=True)):
+            if rows is None or each.part.held is None:
                 continue
-            if part.replicated:
-                own = here[:, s]
-                first = tf.reduce_sum(own[: self._communicator.rank])
-                rows = rows[first : first + own[self._communicator.rank]]
-            tables[id(part.held)] = (s, rows, part.held)
+            if each.part.replicated:
+                rows = tf.split(rows, came[s], num=ranks)[rank]
+            tables[id(each.part.held)] = (s, rows, each.part.held)
         for group in grouped([held for _, _, held in tables.values()]):
             asked = [_bag(group, place, tables[id(table)][1]) for place, table in enumerate(group.tables)]
             for table, vectors in zip(group.tables, kernels().lookup(group, asked), strict=True):
                 found[tables[id(table)][0]] = vectors
-        return [found.get(s) for s in range(len(routed.streams))]
+        return [found.get(s) for s in range(len(routed.asked))]
 
-    def _summed(self, routed: Routed, bags: list[Bag], gradients: list[tf.Tensor]) -> dict[int, tf.Tensor]:
-        """Of each table [u, dim]: the gradient of each of its distinct ids, summed over this rank's bags."""
-        parts: dict[int, list[tuple[tf.Tensor, tf.Tensor]]] = {}
-        for bag, places, gradient in zip(bags, routed.places, gradients, strict=True):
-            parts.setdefault(bag.table, []).append((places, of_ids(tf.convert_to_tensor(gradient), bag)))
-        sums = {}
-        for table, pieces in parts.items():
-            places, flat = (tf.concat(values, 0) for values in zip(*pieces, strict=True))
-            sums[table] = tf.math.unsorted_segment_sum(flat, places, tf.size(routed.distinct[table]))
-        return sums
 
-    def _checks(self, bags: list[Bag]) -> list[tf.Operation]:
-        checks = []
-        for bag in bags:
-            size = self._tables[bag.table].config.vocabulary_size
-            if size is not None:
-                checks.append(assert_inside(bag.name, bag.ids, size))
-            if bag.weights is not None:
-                checks.append(assert_finite(bag))
-        return [check for check in checks if check is not None]
+def _owners(table: ShardedTable) -> Owners:
+    """Who holds a table's ids. Where several ranks hold something of every id, all stand together, as if rank 0's."""
+    owners = table.parts[0].owners
+    by_owner = owners is not None and not table.sharding.columns
+    common = np.zeros(0, np.int64) if table.hot_ids is None else table.hot_ids
+    of_buckets = owners if by_owner and owners is not None else np.zeros(1, np.int64)
+    return Owners(of_buckets, table.static, common, table.config.vocabulary_size)
+
+
+def _numbering(asked: _Asked) -> Numbering:
+    """How the ids that come become rows; those of a dynamic table its id table numbers."""
+    return asked.table.numbering(asked.number) if asked.table.static else AS_THEY_ARE
+
+
+def _rows(asked: _Asked, ids: tf.Tensor, counts: tf.Tensor | None, inserts: bool) -> tf.Tensor | None:
+    """The rows here of what came for a stream: of a dynamic table by its ids and how often each came."""
+    held = asked.part.held
+    if held is None or not isinstance(held, DynamicTable):
+        return None if held is None else ids
+    return held.find_or_insert([ids], [counts])[0] if inserts else held.find([ids])[0]
+
+
+def _column(values: Sequence[int]) -> tf.Tensor:
+    """[n, 1] int64."""
+    return tf.constant(np.array(values, np.int64)[:, np.newaxis])
 
 
 def _bag(group: TableGroup, place: int, rows: tf.Tensor) -> Bag:
     return Bag(group.tables[place].config.name, place, rows, None, None, None)
-
-
-def _among(ids: tf.Tensor, known: np.ndarray) -> tf.Tensor:
-    """[n] bool: which of `ids` are among the known ones, which rise."""
-    place = tf.minimum(tf.searchsorted(tf.constant(known), ids), len(known) - 1)
-    return tf.equal(tf.gather(tf.constant(known), place), ids)

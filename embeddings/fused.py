@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from embeddings.kernels import kernels, reference
 from embeddings.kernels.group import Bag, TableGroup
@@ -15,16 +15,17 @@ if TYPE_CHECKING:
     from embeddings.exchange import Exchange
     from embeddings.kernels.group import Table
     from embeddings.local import LocalTables
+    from embeddings.parameter_server import ServerTables
 
-    Tables = LocalTables | Exchange
+    Tables: TypeAlias = LocalTables | Exchange | ServerTables
 
 MOST_SKIPPED = 200  # steps in a row that a loss scale may skip before we say that none is ever committed
 
-_TWICE = (
+TWICE = (
     "ShardedEmbedding: its tables changed between this step's forward and backward pass. Either a gradient was asked "
     "twice, or the layer was called twice in one step: call it once, with all features, and differentiate once."
 )
-_NEVER = (
+NEVER = (
     "ShardedEmbedding: the last call with training=True was never differentiated with respect to "
     "`gradient_trap`, so its tables stood still. Differentiate with respect to model.trainable_variables, and call the "
     "layer with training=False where no training is meant."
@@ -64,7 +65,7 @@ class FusedUpdate:
 
         @tf.custom_gradient
         def trapped(trap_value: tf.Tensor, *_: tf.Tensor):
-            version = self._version.read_value()
+            opened = self._open()
             outputs = tables.output_dist(dist, bags)
 
             def backward(*upstream: tf.Tensor) -> tuple[tf.Tensor, ...]:
@@ -72,7 +73,7 @@ class FusedUpdate:
                     asked = sorted({bag.table for bag in bags})
                     _refuse_dynamic([self._dynamic[place] for place in asked if place in self._dynamic])
                 *gradients, scale = upstream
-                self._close(version)
+                self._close(opened)
                 of_weights = []
                 for place in learned:
                     group, bag = dist.of(place)
@@ -88,11 +89,15 @@ class FusedUpdate:
         """Fails when the last training call was never differentiated; that failure is told once."""
         missed = self._awaiting.read_value()
         self._awaiting.assign(tf.logical_not(missed))
-        tf.debugging.Assert(tf.logical_not(missed), [_NEVER])
+        tf.debugging.Assert(tf.logical_not(missed), [NEVER])
 
-    def _close(self, version: tf.Tensor) -> None:
+    def _open(self) -> Any:
+        """Begins a step; returns what `_close`, called in its backward pass, knows it by."""
+        return self._version.read_value()
+
+    def _close(self, version: Any) -> None:
         self._awaiting.assign(False)
-        tf.debugging.Assert(tf.equal(version, self._version.read_value()), [_TWICE])
+        tf.debugging.Assert(tf.equal(version, self._version.read_value()), [TWICE])
         self._version.assign_add(1)
 
     def _update(

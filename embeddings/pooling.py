@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from embeddings.kernels.group import Bag
@@ -38,6 +39,19 @@ def norms(bag: Bag) -> tf.Tensor:
     # the root's slope at 0 is infinite, and times the 0 above it NaN: such a bag has no slope
     some = squares > 0
     return tf.where(some, tf.math.reciprocal_no_nan(tf.sqrt(tf.where(some, squares, 1.0))), 0.0)
+
+
+def checks_of(bags: Sequence[Bag], sizes: Sequence[int | None]) -> list[tf.Operation]:
+    """Assertions that ids are inside their vocabularies and weights finite. sizes: of the vocabularies of the tables
+    that a bag's `table` is a place among; None: any id is."""
+    checks = []
+    for bag in bags:
+        size = sizes[bag.table]
+        if size is not None:
+            checks.append(assert_inside(bag.name, bag.ids, size))
+        if bag.weights is not None:
+            checks.append(assert_finite(bag))
+    return [check for check in checks if check is not None]
 
 
 def assert_inside(name: str, ids: tf.Tensor, vocabulary_size: int) -> Any:

@@ -14,6 +14,11 @@ SECONDS_BETWEEN_LINES = 10.0
 console = Console(stderr=True)
 
 
+def mute() -> None:
+    """From now on nothing is shown: another process of the same job shows it."""
+    console.quiet = True
+
+
 class Meter:
     """Counts work done. `advance(n, note)` after each piece; `note` is shown beside the bar (a loss, a file name)."""
 
@@ -45,6 +50,11 @@ class _BarMeter(Meter):
         self._bar.update(self._task, completed=self.done, note=f"{self.rate:,.0f} {self.unit}/s {note}")
 
 
+class _SilentMeter(Meter):
+    def _show(self, note: str) -> None:
+        pass
+
+
 class _LineMeter(Meter):
     _last = 0.0
 
@@ -62,6 +72,9 @@ class _LineMeter(Meter):
 @contextmanager
 def progress(label: str, total: int | None = None, unit: str = "steps", done: int = 0) -> Iterator[Meter]:
     """A meter for `total` units of work, of which `done` were done before (a resumed run)."""
+    if console.quiet:
+        yield _SilentMeter(label, total, unit, done)
+        return
     if not console.is_terminal:
         yield _LineMeter(label, total, unit, done)
         return

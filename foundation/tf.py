@@ -21,9 +21,10 @@ warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"tensorfl
 
 import absl.logging  # noqa: E402
 import tensorflow as tf  # noqa: E402
-from tensorflow.python.eager import record  # noqa: E402 - these three have no public name
+from tensorflow.python.eager import record  # noqa: E402 - these four have no public name
 from tensorflow.python.ops import resource_variable_ops  # noqa: E402
 from tensorflow.python.saved_model import save_context  # noqa: E402
+from tensorflow.tsl.profiler.protobuf import xplane_pb2  # noqa: E402
 
 # Which Keras was chosen shows in where its classes live: a version attribute exists only under Keras 3.
 if not tf.keras.Model.__module__.startswith("tf_keras"):
@@ -55,8 +56,11 @@ def tf_write_errors(path: str | os.PathLike[str]) -> Iterator[None]:
 def own_variables() -> Iterator[None]:
     """Variables made inside are this process' own, whatever tf.distribute scope they are made in: one that mirrors
     variables would keep every rank's alike."""
+    # Keras compiles a model only with variables that say they were made in its strategy's scope.
+    strategy = tf.distribute.get_strategy() if tf.distribute.has_strategy() else None
 
     def make(_: object, **options: object) -> tf.Variable:
+        options = {**options, "distribute_strategy": strategy}
         return resource_variable_ops.default_variable_creator_v2(None, **options)
 
     with tf.variable_creator_scope(make):
@@ -73,4 +77,4 @@ def is_being_saved() -> bool:
     return bool(save_context.in_save_context())
 
 
-__all__ = ["Trackable", "is_being_saved", "is_watched", "keras", "tf", "tf_write_errors"]
+__all__ = ["Trackable", "is_being_saved", "is_watched", "keras", "tf", "tf_write_errors", "xplane_pb2"]

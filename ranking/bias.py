@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from foundation.draws import uniform
 from foundation.errors import UserError, nearest
 from foundation.tf import keras, tf
 from inputs.entities import FeatureSpec
 from ranking.config import RankingConfig
 from ranking.dense import MLP
-from ranking.draws import uniform
 
 POSITION = "position"
 
@@ -50,9 +50,9 @@ class PositionTower(keras.layers.Layer):
         width = sum(1 if spec.kind == "number" else spec.vocabulary_size for spec in features.values())
         self._network = MLP(width, (units,), outputs, seed, "network")
 
-    def call(self, inputs: Mapping[str, Any], step: tf.Tensor | None) -> tf.Tensor:
-        """inputs: context inputs [R] by name; step: [] int64, seeds the dropout; None for none of it. Returns logits
-        [R, outputs]."""
+    def call(self, inputs: Mapping[str, Any], step: tf.Tensor | None, first_row: tf.Tensor | int = 0) -> tf.Tensor:
+        """inputs: context inputs [R] by name; step: [] int64, seeds the dropout; None for none of it. first_row: []
+        int64, of these among the global batch's rows. Returns logits [R, outputs]."""
         parts = [
             tf.cast(inputs[name], tf.float32)[:, tf.newaxis]
             if spec.kind == "number"
@@ -62,5 +62,5 @@ class PositionTower(keras.layers.Layer):
         logits = self._network(tf.concat(parts, axis=1))
         if step is None:
             return logits
-        withheld = uniform([tf.shape(logits)[0], 1], step, self._seed) < self._dropout
+        withheld = uniform(tf.shape(logits)[0], 1, first_row, step, self._seed) < self._dropout
         return tf.where(withheld, 0.0, logits)

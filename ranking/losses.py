@@ -19,8 +19,16 @@ def inverse_link(objective: Objective, outputs: tf.Tensor) -> tf.Tensor:
     return tf.nn.relu(tf.math.expm1(outputs)) if objective.kind == "duration" else outputs
 
 
-def pointwise_loss(objective: Objective, outputs: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """Mean over the rows whose label is known (not NaN), 0 when there are none.
+def known_rows(labels: tf.Tensor) -> tf.Tensor:
+    """[] float32: how many of the labels [R] are known (not NaN)."""
+    return tf.reduce_sum(tf.cast(tf.logical_not(tf.math.is_nan(labels)), tf.float32))
+
+
+def pointwise_loss(
+    objective: Objective, outputs: tf.Tensor, labels: tf.Tensor, known_in_batch: tf.Tensor | None = None
+) -> tf.Tensor:
+    """Mean over the rows whose label is known (not NaN), 0 when there are none; of a share of a batch, what its rows
+    add to the mean over `known_in_batch` rows, [] float32.
 
     outputs, labels: [R] float32. Cross-entropy of the logit for a binary objective, squared error of `target`
     otherwise. Watch time is regressed on log1p seconds rather than by weighted logistic regression (Covington et al.,
@@ -33,4 +41,4 @@ def pointwise_loss(objective: Objective, outputs: tf.Tensor, labels: tf.Tensor) 
     else:
         losses = tf.math.squared_difference(outputs, wanted)
     total = tf.reduce_sum(tf.where(known, losses, tf.zeros_like(losses)))
-    return total / tf.maximum(tf.reduce_sum(tf.cast(known, losses.dtype)), 1.0)
+    return total / tf.maximum(known_rows(labels) if known_in_batch is None else known_in_batch, 1.0)

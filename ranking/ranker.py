@@ -8,18 +8,21 @@ from typing import Any
 
 from embeddings import ShardedEmbedding
 from embeddings.feature_tables import tables_for
+from embeddings.sharding import ShardingPlan
+from foundation.draws import uniform
 from foundation.tf import keras, tf
 from inputs.entities import FeatureSpec
 from inputs.schema import ITEM, USER
 from ranking.bias import PositionTower, bias_features
 from ranking.config import Objective, RankingConfig
 from ranking.dense import MLP, ListDense
-from ranking.draws import uniform
 from ranking.experts import MixtureOfExperts
 from ranking.interactions import Interactions
 from ranking.listwise import ListwiseLoss
-from ranking.losses import inverse_link, pointwise_loss
+from ranking.losses import inverse_link, known_rows, pointwise_loss
 from ranking.value import ValueModel
+from strategies import Communicator, LocalCommunicator
+from strategies.share import shares_of, summed
 
 Inputs = Mapping[str, Any]
 HIDDEN_BY_ID_DROPOUT = (USER, ITEM)
@@ -32,7 +35,8 @@ class Ranker(keras.Model):
     Each head's output is a hidden path through the experts plus a linear path (Cheng et al., DLRS 2016), on which
     little data learns as a factorisation does. Every variable exists after construction, and its initial value follows
     `seed`. Inputs and batches: docs/architecture.md, "Names in batches". Context features other than
-    `config.bias_features` are not used.
+    `config.bias_features` are not used. communicator, plan: among several ranks, see `ShardedEmbedding`; a rank holds
+    whole lists.
 
     Raises:
       ValueError: `config` names no objectives (`RankingConfig.resolved` fills them in for a dataset).
@@ -46,10 +50,13 @@ class Ranker(keras.Model):
         context_features: Mapping[str, FeatureSpec],
         config: RankingConfig,
         seed: int,
+        communicator: Communicator | None = None,
+        plan: ShardingPlan | None = None,
     ) -> None:
         if not config.objectives:
             raise ValueError("config names no objectives: use config.resolved(labels)")
         super().__init__(name="ranker")
+        self._communicator = communicator or LocalCommunicator()
         self.objectives: tuple[Objective, ...] = config.objectives
         self._id_dropout, self._seed = config.id_dropout, seed
         self._value = ValueModel(config.objectives)
@@ -61,7 +68,9 @@ class Ranker(keras.Model):
                 config.embedding_learning_rate,
                 seed,
                 config.embedding_precision,
-            )
+            ),
+            communicator=self._communicator,
+            plan=plan,
         )
         widths, tasks = (self._interactions.query_width, self._interactions.row_width), len(config.objectives)
         self._experts = MixtureOfExperts(*widths, config.num_experts, config.expert_units, tasks, seed + 1_000)
@@ -91,15 +100,20 @@ class Ranker(keras.Model):
         """Scalar losses of a ranking batch: each objective's by name, "listwise" where configured, and "loss", their
         weighted sum.
 
-        step: [] int64, seeds what is dropped at random: the same step and batch give the same losses.
+        step: [] int64, seeds what is dropped at random: the same step and batch give the same losses. Of a rank's slice
+        of a batch: its shares, which sum to the losses over all ranks.
         """
-        inputs = {name: self._hidden(name, value, step) for name, value in batch.items()}
+        lists, rows = shares_of(
+            self._communicator, [tf.size(batch["list_row_splits"]) - 1, tf.shape(batch["item_position"])[0]]
+        )
+        firsts = {USER: lists.first, ITEM: rows.first}
+        inputs = {name: self._hidden(name, value, step, firsts) for name, value in batch.items()}
         outputs = self._outputs(inputs, batch["list_row_splits"], training=True)
-        return self._losses_from(outputs, batch, step)
+        return self._losses_from(outputs, batch, step, rows.first)
 
     def held_out_losses(self, batch: Inputs) -> dict[str, tf.Tensor]:
         """The same losses of a batch that is not trained on: nothing is dropped, nothing changes."""
-        return self._losses_from(self._outputs(batch, batch["list_row_splits"], training=False), batch, None)
+        return self._losses_from(self._outputs(batch, batch["list_row_splits"], training=False), batch)
 
     def predict(self, query_inputs: Inputs, item_inputs: Inputs, list_row_splits: tf.Tensor) -> dict[str, tf.Tensor]:
         """Predictions [R] float32 by objective, in natural units: a probability (given the event that `given` names),
@@ -129,25 +143,41 @@ class Ranker(keras.Model):
         }
 
     def _losses_from(
-        self, outputs: dict[str, tf.Tensor], batch: Inputs, step: tf.Tensor | None
+        self,
+        outputs: dict[str, tf.Tensor],
+        batch: Inputs,
+        step: tf.Tensor | None = None,
+        first_row: tf.Tensor | int = 0,
     ) -> dict[str, tf.Tensor]:
         if self._position_tower is not None:
-            additions = tf.unstack(self._position_tower(batch, step), num=len(self._biased), axis=1)
+            additions = tf.unstack(self._position_tower(batch, step, first_row), num=len(self._biased), axis=1)
             outputs |= {name: outputs[name] + logit for name, logit in zip(self._biased, additions, strict=True)}
-        losses = {o.name: pointwise_loss(o, outputs[o.name], batch[f"label_{o.label}"]) for o in self.objectives}
+        known, pieces = self._counts(batch)
+        losses = {
+            o.name: pointwise_loss(o, outputs[o.name], batch[f"label_{o.label}"], known[place])
+            for place, o in enumerate(self.objectives)
+        }
         total = tf.add_n([o.weight * losses[o.name] for o in self.objectives])
         if self._listwise is not None:
             listed = self._listwise.objective
             scores, labels = outputs[listed.name], batch[f"label_{listed.label}"]
-            losses["listwise"] = self._listwise(scores, labels, batch["list_row_splits"])
+            losses["listwise"] = self._listwise(scores, labels, batch["list_row_splits"], pieces)
             total += self._listwise.weight * losses["listwise"]
         return {"loss": total, **losses}
 
-    def _hidden(self, name: str, value: Any, step: tf.Tensor) -> Any:
+    def _counts(self, batch: Inputs) -> tuple[list[tf.Tensor], tf.Tensor]:
+        """Over all ranks: the rows with each objective's label known, and the lists or pieces of them."""
+        known = [known_rows(batch[f"label_{o.label}"]) for o in self.objectives]
+        pieces = self._listwise.pieces(batch["list_row_splits"]) if self._listwise is not None else tf.zeros([])
+        *known, pieces = summed(self._communicator, [*known, pieces])
+        return known, pieces
+
+    def _hidden(self, name: str, value: Any, step: tf.Tensor, firsts: Mapping[str, tf.Tensor]) -> Any:
         """Ids of a share of the rows replaced by the unknown id, 0."""
         if name not in HIDDEN_BY_ID_DROPOUT or not self._id_dropout:
             return value
-        hidden = uniform(tf.shape(value), step, self._seed + HIDDEN_BY_ID_DROPOUT.index(name)) < self._id_dropout
+        seed = self._seed + HIDDEN_BY_ID_DROPOUT.index(name)
+        hidden = uniform(tf.shape(value)[0], 1, firsts[name], step, seed)[:, 0] < self._id_dropout
         return tf.where(hidden, tf.zeros_like(value), value)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from foundation.draws import dropout
 from foundation.tf import keras, tf
 from inputs.entities import FeatureSpec
 
@@ -22,8 +23,9 @@ class Tower(keras.layers.Layer):
         self._hidden = [_dense(w, u, seed + 1 + i) for i, (w, u) in enumerate(zip(sizes, units, strict=False))]
         self._last = _dense(sizes[-1], dim, seed + 1 + len(units)) if units else None
 
-    def call(self, inputs: tf.Tensor, step: tf.Tensor | None = None) -> tf.Tensor:
-        """step: [] int64 in training, where it seeds dropout; None when serving."""
+    def call(self, inputs: tf.Tensor, step: tf.Tensor | None = None, first_row: tf.Tensor | int = 0) -> tf.Tensor:
+        """step: [] int64 in training, where it seeds dropout; None when serving. first_row: [] int64, of these inputs
+        among the global batch's rows."""
         outputs = self._linear(inputs)
         if self._last is None:
             return outputs
@@ -31,9 +33,7 @@ class Tower(keras.layers.Layer):
         for depth, layer in enumerate(self._hidden):
             hidden = tf.nn.relu(layer(hidden))
             if step is not None and self._dropout:
-                hidden = tf.nn.experimental.stateless_dropout(
-                    hidden, self._dropout, seed=tf.stack([step, tf.constant(self._seed + 7919 * depth, tf.int64)])
-                )
+                hidden = dropout(hidden, self._dropout, first_row, step, self._seed + 7919 * depth)
         return outputs + self._last(hidden)
 
 

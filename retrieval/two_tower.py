@@ -7,11 +7,15 @@ from typing import Any
 
 from embeddings import ShardedEmbedding
 from embeddings.feature_tables import tables_for
+from embeddings.sharding import ShardingPlan
+from foundation.draws import uniform
 from foundation.tf import keras, tf
 from inputs.entities import FeatureSpec
 from retrieval.config import RetrievalConfig
 from retrieval.softmax import in_batch_softmax
 from retrieval.towers import Tower, side_by_side, width_of
+from strategies import Communicator, LocalCommunicator
+from strategies.share import share_of
 
 _HIDDEN_BY_ID_DROPOUT = ("user_id", "item_id")
 
@@ -23,7 +27,8 @@ class TwoTower(keras.Model):
     The candidate's bias is its vector's last element, against which the query's is 1: plain maximum inner product
     search serves it.
 
-    steps: the training's, over which the tables' learning rate falls.
+    steps: the training's, over which the tables' learning rate falls. communicator, plan: among several ranks, see
+    `ShardedEmbedding`.
     """
 
     def __init__(
@@ -33,15 +38,20 @@ class TwoTower(keras.Model):
         config: RetrievalConfig,
         seed: int,
         steps: int = 1,
+        communicator: Communicator | None = None,
+        plan: ShardingPlan | None = None,
     ) -> None:
         super().__init__(name="two_tower")
+        self._communicator = communicator or LocalCommunicator()
         self._query_features, self._item_features = dict(query_features), dict(item_features)
         self._id_dropout, self._seed = config.id_dropout, seed
         rate = falling(config.embedding_learning_rate, steps)
         self.embedding = ShardedEmbedding(
             tables_for(
                 {**query_features, **item_features}, config.embedding_dim, rate, seed, config.embedding_precision
-            )
+            ),
+            communicator=self._communicator,
+            plan=plan,
         )
         towers: dict[str, Any] = {"units": config.units, "dropout": config.dropout}
         query_width, item_width = (width_of(side, config.embedding_dim) for side in (query_features, item_features))
@@ -49,13 +59,16 @@ class TwoTower(keras.Model):
         self._item_tower = Tower("item_tower", item_width, dim=config.dim, seed=seed + 2_000, **towers)
 
     def losses_of(self, batch: Mapping[str, Any], step: tf.Tensor) -> dict[str, tf.Tensor]:
-        """{"loss": scalar} of a retrieval batch; `step` [] int64 seeds what is random in it."""
-        inputs = {name: self._hidden(name, value, step) for name, value in batch.items()}
+        """{"loss": scalar} of a retrieval batch; `step` [] int64 seeds what is random in it. Of a rank's slice of a
+        batch: its share, which sums to the loss over all ranks."""
+        share = share_of(self._communicator, tf.shape(batch["item_position"])[0])
+        inputs = {name: self._hidden(name, value, step, share.first) for name, value in batch.items()}
         names = [*self._query_features, *self._item_features]
         activations = self.embedding({n: inputs[n] for n in names if self._categorical(n)}, training=True)
-        queries = self._query(activations, inputs, step)
-        candidates = self._item_tower(side_by_side(self._item_features, activations, inputs), step=step)
-        return {"loss": in_batch_softmax(queries, candidates, batch["item_position"], batch["log_q"])}
+        queries = self._query(activations, inputs, step, share.first)
+        item_inputs = side_by_side(self._item_features, activations, inputs)
+        candidates = self._item_tower(item_inputs, step=step, first_row=share.first)
+        return {"loss": in_batch_softmax(queries, candidates, batch["item_position"], batch["log_q"], share)}
 
     def embed_queries(self, inputs: Mapping[str, Any]) -> tf.Tensor:
         """[B, dim] query vectors."""
@@ -67,20 +80,23 @@ class TwoTower(keras.Model):
         activations = self.embedding({n: inputs[n] for n in self._item_features if self._categorical(n)})
         return self._item_tower(side_by_side(self._item_features, activations, inputs))
 
-    def _query(self, activations: Mapping[str, tf.Tensor], inputs: Mapping[str, Any], step: Any) -> tf.Tensor:
-        vectors = self._query_tower(side_by_side(self._query_features, activations, inputs), step=step)
+    def _query(
+        self, activations: Mapping[str, tf.Tensor], inputs: Mapping[str, Any], step: Any, first_row: Any = 0
+    ) -> tf.Tensor:
+        query_inputs = side_by_side(self._query_features, activations, inputs)
+        vectors = self._query_tower(query_inputs, step=step, first_row=first_row)
         return tf.concat([vectors, tf.ones_like(vectors[:, :1])], axis=1)
 
     def _categorical(self, name: str) -> bool:
         spec = self._query_features.get(name) or self._item_features[name]
         return spec.kind != "number"
 
-    def _hidden(self, name: str, value: Any, step: tf.Tensor) -> Any:
+    def _hidden(self, name: str, value: Any, step: tf.Tensor, first_row: tf.Tensor) -> Any:
         """The ids of a share of the rows replaced by the unknown id, 0."""
         if name not in _HIDDEN_BY_ID_DROPOUT or not self._id_dropout:
             return value
         purpose = self._seed + 1 + _HIDDEN_BY_ID_DROPOUT.index(name)
-        draws = tf.random.stateless_uniform(tf.shape(value), tf.stack([step, tf.constant(purpose, tf.int64)]))
+        draws = uniform(tf.shape(value)[0], 1, first_row, step, purpose)[:, 0]
         return tf.where(draws < self._id_dropout, tf.zeros_like(value), value)
 
 

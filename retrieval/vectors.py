@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from operator import call
 
 import numpy as np
 
@@ -16,12 +18,12 @@ ROWS_PER_BLOCK = 4_096
 
 
 class Vectors:
-    """The vectors of a trained model."""
+    """The vectors of a trained model. run: how ranks that hold it together all compute the same (`Strategy.run`)."""
 
-    def __init__(self, model: TwoTower, space: FeatureSpace) -> None:
+    def __init__(self, model: TwoTower, space: FeatureSpace, run: Callable[..., tf.Tensor] = call) -> None:
         self._space = space
-        self._embed_queries = tf.function(model.embed_queries, reduce_retracing=True)
-        self._embed_items = tf.function(model.embed_items, reduce_retracing=True)
+        self._embed_queries = tf.function(partial(run, model.embed_queries), reduce_retracing=True)
+        self._embed_items = tf.function(partial(run, model.embed_items), reduce_retracing=True)
 
     def queries(self, users: np.ndarray, histories: Ragged) -> np.ndarray:
         """[Q, D] float32 of users [Q] (positions) with these histories (item positions, oldest first)."""

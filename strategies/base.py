@@ -12,8 +12,8 @@ from foundation.tf import tf
 
 @dataclass(frozen=True)
 class Topology:
-    """The devices that share the work. ranks: processes, one device each; ranks_per_host: of them, on one machine.
-    device: "CPU", "GPU" or "TPU"."""
+    """The devices that share the work. ranks: one device each; ranks_per_host: of them, on one machine. device: "CPU",
+    "GPU" or "TPU"."""
 
     ranks: int
     ranks_per_host: int
@@ -24,8 +24,13 @@ class Communicator(Protocol):
     """Exchange between the ranks. A tensor's first dimension is rows. All ranks trace, or call eagerly, the same
     exchanges in the same order; those that do not depend on each other may run at once. None has a gradient."""
 
-    rank: int
-    size: int
+    @property
+    def rank(self) -> int:
+        """This rank's number, from 0."""
+
+    @property
+    def size(self) -> int:
+        """How many ranks there are."""
 
     def all_to_all(self, rows: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
         """sizes: [size, size] int64, known to all: sizes[s, r] rows go from rank s to rank r. rows: this rank's, in the
@@ -59,8 +64,12 @@ class Strategy(Protocol):
     def scope(self) -> AbstractContextManager[Any]:
         """The context that dense variables are made in."""
 
-    def distribute(self, batches: Iterable[Any]) -> Iterator[Any]:
-        """This rank's part of each global batch."""
+    @property
+    def ranks(self) -> range:
+        """Those that this process drives."""
+
+    def distribute(self, batches: Iterable[Iterable[Any]]) -> Iterator[Any]:
+        """What `run` takes, step by step. batches: for each of `ranks` its parts of the global batches."""
 
     def run(self, step: Callable[..., Any], *arguments: Any) -> Any:
         """One step on this rank's device."""
@@ -83,8 +92,13 @@ class ProcessStrategy:
     def scope(self) -> AbstractContextManager[Any]:
         return nullcontext()
 
-    def distribute(self, batches: Iterable[Any]) -> Iterator[Any]:
-        return iter(batches)
+    @property
+    def ranks(self) -> range:
+        return range(self.communicator.rank, self.communicator.rank + 1)
+
+    def distribute(self, batches: Iterable[Iterable[Any]]) -> Iterator[Any]:
+        [own] = batches
+        return iter(own)
 
     def run(self, step: Callable[..., Any], *arguments: Any) -> Any:
         return step(*arguments)

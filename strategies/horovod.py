@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import importlib
-import itertools
 import os
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from foundation.errors import UserError, first_line
 from foundation.tf import tf
 from strategies.base import ProcessStrategy, Topology, local_device
+from strategies.calls import CallNames
 
 # Taken where the user has not set them. A collective waits for Horovod's next cycle, ms. Fused reductions would be
 # summed in an order that depends on which were ready together: not the same bits in every run.
@@ -42,11 +40,9 @@ def load() -> Any:
 class HorovodCommunicator:
     """The ranks that horovodrun started.
 
-    Horovod pairs the ranks' calls by name. In a tf.function that is the function's name and the call's number in it,
-    whatever name scopes, loops and other functions are around it: so ranks agree that trace the same calls in the same
-    order, however often each retraces. Calls of one function may be in flight together; a loop's next round, and the
-    function's next call, begin when all are done. Eager calls of a kind share one name: one thread at a time makes
-    them.
+    Horovod pairs the ranks' calls by name; see `CallNames`. Calls of one function may be in flight together; a loop's
+    next round, and the function's next call, begin when all are done. Eager calls of a kind share one name: one thread
+    at a time makes them.
     """
 
     def __init__(self, hvd: Any) -> None:
@@ -54,7 +50,7 @@ class HorovodCommunicator:
         self.rank: int = hvd.rank()
         self.size: int = hvd.size()
         self._hvd = hvd
-        self._calls: WeakKeyDictionary[tf.Graph, Iterator[int]] = WeakKeyDictionary()  # traced, by function
+        self._names = CallNames()
         with tf.device("CPU:0"):
             self._done = tf.Variable(0, trainable=False, dtype=tf.int64, name="horovod/done")
 
@@ -120,7 +116,7 @@ class HorovodCommunicator:
             # effects, before and behind, keeps it from all three.
             value = tf.raw_ops.DebugIdentityV2(input=value)
             with tf.name_scope("horovod/"):
-                result = exchange(value, name=self._name(kind), ignore_name_scope=True)
+                result = exchange(value, name=self._names.next(kind), ignore_name_scope=True)
             result = tf.raw_ops.DebugIdentityV2(input=result)
             # What writes one variable runs in the order of the program: the next round of a loop, the next call of the
             # function, wait for this, as two calls of one name may not be in flight together.
@@ -129,15 +125,6 @@ class HorovodCommunicator:
         result = tf.bitcast(result, tf.bfloat16) if bits else result
         result.set_shape(shape)
         return result
-
-    def _name(self, kind: str) -> str:
-        """Of a call that is being traced. TensorFlow's own number at the end of a function's name is left out: it
-        counts what else this process has traced."""
-        graph = tf.compat.v1.get_default_graph()
-        while getattr(graph, "is_control_flow_graph", False):  # the body of a loop, a branch: of the function around it
-            graph = graph.outer_graph
-        function = re.sub(r"[^A-Za-z0-9_]", "_", re.sub(r"(_\d+)+$", "", getattr(graph, "name", "graph")))
-        return f"{function}.{kind}.{next(self._calls.setdefault(graph, itertools.count()))}"
 
 
 class HorovodStrategy(ProcessStrategy):

@@ -12,6 +12,7 @@ from foundation.errors import UserError
 from foundation.tf import tf
 from strategies.base import ProcessStrategy, Topology, local_device
 from strategies.collectives import CollectiveCommunicator, process_communicator
+from strategies.shared_memory import SharedMemoryCommunicator, communicator_for, refuse_on_gpu
 
 
 class MultiWorkerStrategy(ProcessStrategy):
@@ -47,15 +48,24 @@ class MultiWorkerStrategy(ProcessStrategy):
         return self.distribution.run(step, args=arguments)
 
 
-def communicator_of(distribution: tf.distribute.Strategy) -> CollectiveCommunicator | None:
+def communicator_of(
+    distribution: tf.distribute.Strategy,
+) -> CollectiveCommunicator | SharedMemoryCommunicator | None:
     """The exchange between the processes that a tf.distribute strategy has joined; None: it has joined none, or a
-    process drives several devices."""
+    process drives several devices. Processes of one machine, on its CPU, share memory (`communicator_for`).
+
+    Raises:
+      UserError: HEADRACE_EXCHANGE asks for what cannot be.
+    """
     joined = isinstance(distribution, tf.distribute.MultiWorkerMirroredStrategy)
     if not joined or distribution.cluster_resolver is None or len(distribution.extended.worker_devices) != 1:
         return None
     resolver = distribution.cluster_resolver
-    hint = "nccl" if "GPU" in distribution.extended.worker_devices[0] else "ring"
-    return process_communicator(int(resolver.task_id), distribution.num_replicas_in_sync, hint)
+    rank, ranks = int(resolver.task_id), distribution.num_replicas_in_sync
+    if "GPU" in distribution.extended.worker_devices[0]:
+        refuse_on_gpu()
+        return process_communicator(rank, ranks, "nccl")
+    return communicator_for(process_communicator(rank, ranks, "ring"))
 
 
 def _workers() -> list[str]:

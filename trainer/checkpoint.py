@@ -8,9 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from embeddings import ShardedEmbedding
+from embeddings.checkpoints import restore_tables, save_tables, verify_tables
+from embeddings.dense import DenseCheckpoint
 from foundation.errors import UserError, damaged, first_line
-from foundation.files import atomic_directory, read_json, write_json
+from foundation.files import read_json, write_json
 from foundation.tf import tf, tf_write_errors
+from trainer.world import World
 
 _NAME = re.compile(r"step-(\d+)$")
 
@@ -39,6 +43,7 @@ class Stored:
             if found != size:
                 what = "missing" if found is None else f"{found:,} bytes long instead of {size:,}"
                 raise UserError(f"{entry}: this checkpoint file is {what}.", f"Remove {self.path} to do without it.")
+        verify_tables(self.path / "tables")
         return state
 
 
@@ -48,11 +53,19 @@ def folder_of(directory: Path, step: int) -> Path:
 
 
 class CheckpointStore:
-    """The checkpoints of one training, `DIR/step-N`. `tracked` holds every variable that must survive: model (with
-    tables and slot variables) and optimizer."""
+    """The checkpoints of one training, `DIR/step-N`. `dense` holds every variable that must survive but the tables',
+    which lie beside it by shard. Every process of the world saves and restores together."""
 
-    def __init__(self, directory: str | Path, tracked: tf.train.Checkpoint, keep: int = 2) -> None:
-        self.directory, self.tracked, self.keep = Path(directory), tracked, keep
+    def __init__(
+        self,
+        directory: str | Path,
+        dense: DenseCheckpoint,
+        embedding: ShardedEmbedding,
+        world: World,
+        keep: int = 2,
+    ) -> None:
+        self.directory, self.dense, self.keep = Path(directory), dense, keep
+        self._embedding, self._world = embedding, world
 
     def all(self) -> list[Stored]:
         """Committed checkpoints, oldest first."""
@@ -79,29 +92,33 @@ class CheckpointStore:
 
     def save(self, step: int, state: dict[str, Any], best_step: int | None) -> Stored:
         """Commits a checkpoint, then removes all but the last `keep` and the best one."""
-        path = folder_of(self.directory, step)
-        with atomic_directory(path) as temporary:
-            with tf_write_errors(path):
-                self.tracked.write(str(temporary / "variables"))
-            sizes = {entry.name: entry.stat().st_size for entry in sorted(temporary.iterdir())}
-            write_json(temporary / "state.json", {"state": state, "sizes": sizes})
-        self._prune(best_step)
+        path, chief = folder_of(self.directory, step), self._world.is_chief
+        with self._world.atomic_directory(path) as temporary:
+            save_tables(self._embedding, temporary / "tables")
+            if chief:
+                with tf_write_errors(path):
+                    self.dense.write(str(temporary / "variables"))
+                sizes = {entry.name: entry.stat().st_size for entry in sorted(temporary.iterdir()) if entry.is_file()}
+                write_json(temporary / "state.json", {"state": state, "sizes": sizes})
+        if chief:
+            self._prune(best_step)
         return Stored(step, path)
 
     def restore(self, stored: Stored) -> dict[str, Any]:
-        """Reads the variables into `tracked`; returns the state saved beside them.
+        """Reads the variables into `dense` and the tables; returns the state saved beside them.
 
         Raises:
-          UserError: a file is missing, truncated, or does not fit the model.
+          UserError: a file is missing, damaged, or does not fit the model.
         """
         state = stored.check()
         try:
-            self.tracked.read(str(stored.path / "variables")).assert_existing_objects_matched().expect_partial()
+            self.dense.read(str(stored.path / "variables"))
         except (tf.errors.OpError, AssertionError, ValueError) as error:
             raise UserError(
                 f"{stored.path}: this checkpoint does not fit the model ({first_line(error)}).",
                 "It was made by another version or is damaged: train in a new run directory.",
             ) from error
+        restore_tables(self._embedding, stored.path / "tables")
         return state
 
     def _prune(self, best_step: int | None) -> None:

@@ -12,14 +12,19 @@ from foundation.tf import tf, tf_write_errors
 
 
 class Curves:
-    """Points (step, metric, value) of a stage. They travel inside checkpoints: a resumed run has no point twice."""
+    """Points (step, metric, value) of a stage. They travel inside checkpoints: a resumed run has no point twice.
 
-    def __init__(self, stage: str, tensorboard: Path) -> None:
+    shown: whether this process writes them to TensorBoard.
+    """
+
+    def __init__(self, stage: str, tensorboard: Path, shown: bool = True) -> None:
         self.stage = stage
         self.points: list[dict[str, Any]] = []
         self._folder = tensorboard / stage
         with tf_write_errors(self._folder):
-            self._writer = tf.summary.create_file_writer(str(self._folder))
+            self._writer = (
+                tf.summary.create_file_writer(str(self._folder)) if shown else tf.summary.create_noop_writer()
+            )
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Records the values of one step, here and in TensorBoard."""

@@ -114,9 +114,10 @@ def _horovod() -> str:
 
 
 def _kernels() -> str:
-    from embeddings.kernels import build, compiled
+    from embeddings.kernels import compiled
+    from embeddings.kernels.build import LIBRARY
 
-    path = build.library()
+    path = LIBRARY.path()
     if not compiled():
         raise RuntimeError(f"{path} is there, HEADRACE_KERNELS is {os.environ.get('HEADRACE_KERNELS', 'auto')}")
     return str(path)

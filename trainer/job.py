@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,15 +20,23 @@ from ranking.config import RankingConfig
 from retrieval.config import IndexConfig, RetrievalConfig
 from serving.config import FunnelConfig
 
+StrategyName = Literal["single", "mirrored", "multi_worker", "horovod", "parameter_server", "tpu"]
+
 
 class TrainingConfig(Config):
     """How the loop runs.
 
-    strategy: where it runs ("single"). steps_per_call: training steps in one `tf.function` call. checkpoint_every:
-    steps between checkpoints. keep_checkpoints: how many of the last ones stay on disk (the best one always does).
+    strategy: where it runs (docs/strategies.md); workers: on how many devices; servers: processes that hold the
+    variables under "parameter_server"; plan: a file that `headrace plan --json` wrote, how tables are spread over the
+    devices (default: by thresholds). steps_per_call: training steps in one `tf.function`
+    call. checkpoint_every: steps between checkpoints. keep_checkpoints: how many of the last ones stay on disk (the
+    best one always does).
     """
 
-    strategy: Literal["single"] = "single"
+    strategy: StrategyName = "single"
+    workers: int = Field(1, ge=1)
+    servers: int = Field(1, ge=1)
+    plan: str | None = None
     steps_per_call: int = Field(20, ge=1)
     checkpoint_every: int = Field(200, ge=1)
     keep_checkpoints: int = Field(2, ge=1)
@@ -63,6 +71,17 @@ class Job(Config):
     def document(self) -> dict[str, Any]:
         """The whole job with its defaults, as plain JSON types."""
         return self.model_dump(mode="json")
+
+
+def what_decides(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A job's document without what leaves its numbers the same (law 1): where it runs. Asynchronous training does
+    not."""
+    training = dict(document.get("training", {}))
+    for where in ("workers", "servers", "plan"):
+        training.pop(where, None)
+    if training.get("strategy") != "parameter_server":
+        training.pop("strategy", None)
+    return {**document, "training": training}
 
 
 def load_job(path: str | Path, overrides: Iterable[str] = ()) -> Job:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,15 +14,25 @@ from typing import Any, Protocol
 import numpy as np
 
 from embeddings import ShardedEmbedding
+from embeddings.dense import DenseCheckpoint
 from foundation.errors import UserError
 from foundation.progress import progress, say
 from foundation.tf import keras, tf
 from inputs.batches import Batches
-from strategies import Strategy, create_strategy
+from strategies import ParameterServerStrategy
+from strategies.share import summed
 from trainer.checkpoint import CheckpointStore, Stored
 from trainer.curves import Curves
 from trainer.feed import feed
 from trainer.job import TrainingConfig
+from trainer.profiling import StepWatch
+from trainer.run_directory import RunDirectory
+from trainer.world import World
+
+WATCHED = 1  # the call of an epoch that is recorded; the first may be the one that is traced
+
+
+Steps = Callable[[list[Any], int, int], dict[str, float]]
 
 
 class Trainable(Protocol):
@@ -30,7 +42,8 @@ class Trainable(Protocol):
     embedding: ShardedEmbedding
 
     def losses_of(self, batch: dict[str, Any], step: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Scalar losses by name; "loss" is the one to minimise. `step` [] int64 seeds what is random in a step."""
+        """Scalar losses by name; "loss" is the one to minimise. `step` [] int64 seeds what is random in a step. Given a
+        rank's slice of a batch: its shares of them, which sum to the batch's over all ranks."""
 
 
 @dataclass(frozen=True)
@@ -68,67 +81,80 @@ class Position:
         return self.epoch >= training.epochs or self.epochs_without_gain >= training.patience
 
 
-def train(training: Training, config: TrainingConfig, checkpoints: Path, tensorboard: Path) -> tuple[Stored, Curves]:
+def train(training: Training, config: TrainingConfig, run: RunDirectory, world: World) -> tuple[Stored, Curves]:
     """Trains to the end, going on from the last committed checkpoint that was made from the same; returns the best one.
-
-    The model is left holding the best checkpoint's variables.
 
     Raises:
       UserError: the loss is no longer finite.
     """
-    store = checkpoint_store(training.model, training.optimizer, checkpoints, config.keep_checkpoints)
-    saved = _saved(store, training, tensorboard)
-    curves = Curves(training.stage, tensorboard)
+    folder = run.checkpoints / training.stage
+    store = checkpoint_store(training.model, training.optimizer, folder, world, config.keep_checkpoints)
+    saved = _saved(store, training, run.tensorboard, world)
+    curves = Curves(training.stage, run.tensorboard, shown=world.is_chief)
+    watch = StepWatch(training.stage, run.tensorboard, run.timelines, world, training.model.embedding)
     position = Position()
     if saved is not None:
         position, curves.points = Position(**saved["position"]), saved["points"]
         say(f"{training.stage}: going on from step {position.step:,}")
-    strategy = create_strategy(config.strategy)
-    run = _steps(training.model, training.optimizer, strategy)
+    step = _steps(training.model, training.optimizer, world)
     total = training.epochs * len(training.batches)
     with progress(training.stage, total, "steps", done=position.step) as meter:
         while not position.stopped(training):
-            for taken, losses in _epoch(training, config, position, run):
+            for taken, losses in _epoch(training, config, position, step, world, watch):
+                world.membership.progress(position.step)
                 meter.advance(taken, f"loss {losses['loss']:.4f}")
                 curves.add(position.step, losses)
                 examples = training.batches.units / len(training.batches)
                 curves.watch(position.step, {"examples_per_second": meter.rate * examples})
                 if position.step % config.checkpoint_every == 0:
-                    _commit(store, training, position, curves)
+                    _commit(store, training, position, curves, world)
             position.epoch, position.batch = position.epoch + 1, 0
+            world.membership.phase("validation")
             _judge(training, position, curves)
             norms = {f"table_norm/{name}": tf.norm(rows) for name, rows in training.model.embedding.tables.items()}
             curves.watch(position.step, norms)
-            _commit(store, training, position, curves)
-    best = store.at(position.best_step if position.best_step is not None else position.step)
-    store.restore(best)
+            _commit(store, training, position, curves, world)
     curves.close()
-    return best, curves
+    watch.close()
+    return store.at(position.best_step if position.best_step is not None else position.step), curves
 
 
-def checkpoint_store(model: Any, optimizer: Any, directory: Path, keep: int) -> CheckpointStore:
+def checkpoint_store(model: Any, optimizer: Any, directory: Path, world: World, keep: int) -> CheckpointStore:
     """The store of a training's checkpoints, tracking model and optimizer.
 
     The optimizer's slot variables are made first, so that restoring finds every variable in place.
     """
-    optimizer.build(model.trainable_variables)
-    return CheckpointStore(directory, tf.train.Checkpoint(model=model, optimizer=optimizer), keep)
+    with world.strategy.scope():
+        optimizer.build(model.trainable_variables)
+    return CheckpointStore(directory, DenseCheckpoint(model=model, optimizer=optimizer), model.embedding, world, keep)
 
 
 def _epoch(
-    training: Training, config: TrainingConfig, position: Position, run: Callable[..., dict[str, tf.Tensor]]
+    training: Training,
+    config: TrainingConfig,
+    position: Position,
+    step: Steps,
+    world: World,
+    watch: StepWatch,
 ) -> Iterator[tuple[int, dict[str, float]]]:
-    """Trains the rest of the epoch; yields (steps taken, mean losses) after each call."""
+    """Trains the rest of the epoch; yields (steps taken, mean losses) after each call, of which one is watched."""
     left = len(training.batches) - position.batch
     if not left:  # killed between an epoch's last batch and its validation
         return
-    with training.batches.iterate(position.epoch, position.batch) as source:
-        batches = feed(source)
-        while left:
+    with ExitStack() as stack:
+        sources = [
+            stack.enter_context(training.batches.iterate(position.epoch, position.batch, rank, world.size))
+            for rank in world.strategy.ranks
+        ]
+        feeds = [feed(source) for source in sources]
+        for call in itertools.count():
+            if not left:
+                return
             to_checkpoint = config.checkpoint_every - position.step % config.checkpoint_every
             count = min(config.steps_per_call, left, to_checkpoint)
-            means = run(batches, tf.constant(count, tf.int64), tf.constant(position.step, tf.int64))
-            losses = {name: float(value) for name, value in means.items()}
+            watched = watch.steps(position.step + count, count) if call == WATCHED else nullcontext()
+            with watched:
+                losses = step(feeds, count, position.step)
             if not np.isfinite(losses["loss"]):
                 raise UserError(
                     f"{training.stage}: the loss is {losses['loss']} between steps {position.step} and "
@@ -153,13 +179,20 @@ def _judge(training: Training, position: Position, curves: Curves) -> None:
         position.epochs_without_gain += 1
 
 
-def _commit(store: CheckpointStore, training: Training, position: Position, curves: Curves) -> None:
+def _commit(store: CheckpointStore, training: Training, position: Position, curves: Curves, world: World) -> None:
+    world.membership.phase("checkpoint")
     state = {"made_from": training.made_from, "position": asdict(position), "points": curves.points}
     store.save(position.step, state, position.best_step)
 
 
-def _saved(store: CheckpointStore, training: Training, tensorboard: Path) -> dict[str, Any] | None:
+def _saved(store: CheckpointStore, training: Training, tensorboard: Path, world: World) -> dict[str, Any] | None:
     """Reads the last whole checkpoint of this training, best one included; what another training left makes room."""
+    found = _to_go_on_from(store, training, tensorboard) if world.is_chief else None
+    step = world.agreed(-1 if found is None else found.step)
+    return None if step < 0 else store.restore(store.at(step))
+
+
+def _to_go_on_from(store: CheckpointStore, training: Training, tensorboard: Path) -> Stored | None:
     for stored in reversed(store.all()):
         try:
             state = stored.check()
@@ -172,28 +205,54 @@ def _saved(store: CheckpointStore, training: Training, tensorboard: Path) -> dic
             say(f"{training.stage}: {error.message} Step {stored.step:,} is of no use and is removed.")
             shutil.rmtree(stored.path)
             continue
-        return store.restore(stored)
+        return stored
     store.clear()
     shutil.rmtree(tensorboard / training.stage, ignore_errors=True)
     return None
 
 
-def _steps(
-    model: Any, optimizer: keras.optimizers.Optimizer, strategy: Strategy
-) -> Callable[..., dict[str, tf.Tensor]]:
-    def one(batch: dict[str, Any], step: tf.Tensor) -> dict[str, tf.Tensor]:
+def _steps(model: Any, optimizer: keras.optimizers.Optimizer, world: World) -> Steps:
+    """Takes `count` steps from `first_step` on; gives the mean losses of the global batches."""
+    strategy = world.strategy
+    names: list[str] = []
+
+    def one(batch: dict[str, Any], step: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
             losses = model.losses_of(batch, step)
+        names[:] = losses
         variables = model.trainable_variables
-        optimizer.apply_gradients(zip(tape.gradient(losses["loss"], variables), variables, strict=True))
-        return losses
+        gradients = tape.gradient(losses["loss"], variables)
+        *gradients, of_batch = summed(world.communicator, [*gradients, tf.stack(list(losses.values()))])
+        pairs = zip(gradients, variables, strict=True)
+        optimizer.apply_gradients(pairs, skip_gradients_aggregation=True)  # they are the batch's already
+        return of_batch
+
+    if isinstance(strategy, ParameterServerStrategy):
+        return _asynchronous(strategy, one, names)
 
     @tf.function(reduce_retracing=True)
-    def run(batches: Iterator, count: tf.Tensor, first_step: tf.Tensor) -> dict[str, tf.Tensor]:
-        sums = strategy.run(one, next(batches), first_step)
-        for i in tf.range(first_step + 1, first_step + count):
-            losses = strategy.run(one, next(batches), i)
-            sums = {name: sums[name] + losses[name] for name in sums}
-        return {name: value / tf.cast(count, value.dtype) for name, value in sums.items()}
+    def sums(feeds: list[Any], count: tf.Tensor, first_step: tf.Tensor) -> tf.Tensor:
+        batches = strategy.distribute(feeds)
+        total = tf.zeros([])
+        for step in tf.range(first_step, first_step + count):
+            tf.autograph.experimental.set_loop_options(shape_invariants=[(total, tf.TensorShape(None))])
+            total += strategy.run(one, next(batches), step)
+        return total
 
-    return run
+    def means(feeds: list[Any], count: int, first_step: int) -> dict[str, float]:
+        total = sums(feeds, tf.constant(count, tf.int64), tf.constant(first_step, tf.int64))
+        return dict(zip(names, (total.numpy() / count).tolist(), strict=True))
+
+    return means
+
+
+def _asynchronous(strategy: ParameterServerStrategy, one: Callable[..., tf.Tensor], names: list[str]) -> Steps:
+    """Steps that workers take whenever they are free; all are done when a call returns."""
+
+    def means(feeds: list[Any], count: int, first_step: int) -> dict[str, float]:
+        [batches] = feeds
+        given = ((next(batches), tf.constant(first_step + i, tf.int64)) for i in range(count))
+        losses = np.mean([of_step.numpy() for of_step in strategy.results(one, given)], axis=0)
+        return dict(zip(names, losses.tolist(), strict=True))
+
+    return means

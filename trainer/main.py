@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,10 @@ from foundation.errors import UserError
 from foundation.progress import say
 from trainer.data_commands import data
 from trainer.plan_command import plan
+
+if TYPE_CHECKING:
+    from trainer.launch import JobCall
+    from trainer.workspace import Workspace
 
 # typer re-exports of click only this subclass: every mistake in a command's words derives from its second base
 UsageError: type[Any] = typer.BadParameter.__mro__[2]
@@ -40,46 +44,85 @@ Overrides = Annotated[
 RunDir = Annotated[
     Path | None, typer.Option("--run-dir", help="Where the run lives (default: the job's run_directory).")
 ]
+Strategy = Annotated[
+    str | None, typer.Option(help="Where it runs: single, multi_worker, ... (default: the job's).", metavar="NAME")
+]
+Workers = Annotated[int | None, typer.Option(help="On so many devices (default: the job's).", min=1)]
 Run = Annotated[Path, typer.Option("--run", help="A run directory that `headrace run` made.")]
 
 
-def _workspace(job_file: Path, overrides: list[str] | None, run_dir: Path | None) -> Any:
-    from trainer.job import load_job
-    from trainer.run_directory import RunDirectory
-    from trainer.workspace import Workspace
-
-    job = load_job(job_file, overrides or ())
-    return Workspace(job, RunDirectory(run_dir or job.run_path()), str(job_file))
-
-
 def run_job(stages: list[str], job_file: Path, overrides: list[str] | None, run_dir: Path | None) -> Any:
-    """Runs stages of a job; returns its workspace."""
+    """Runs stages of a job in this process; returns its workspace."""
+    from trainer.launch import JobCall
     from trainer.pipeline import run_stages
 
-    workspace = _workspace(job_file, overrides, run_dir)
+    call = JobCall((), job_file, tuple(overrides or ()), run_dir, strategy="single", workers=1)
+    workspace = call.workspace()
     run_stages(workspace, stages)
     return workspace
 
 
+def run_on_ranks(call: JobCall, stages: list[str]) -> Workspace | None:
+    """Runs stages of a job where its strategy says; returns its workspace, None in a process that is not the chief."""
+    from trainer.launch import as_member, serve_if_asked
+    from trainer.pipeline import run_stages
+
+    if call.launched():
+        return None
+    with as_member(call.job) as membership:
+        serve_if_asked(call.job, membership)
+        workspace = call.workspace(membership)
+        run_stages(workspace, stages)
+        return workspace if not workspace.several_processes or workspace.world.is_chief else None
+
+
 @app.command()
-def run(job: JobFile, overrides: Overrides = None, run_dir: RunDir = None) -> None:
+def run(
+    job: JobFile,
+    overrides: Overrides = None,
+    run_dir: RunDir = None,
+    strategy: Strategy = None,
+    workers: Workers = None,
+) -> None:
     """Do it all: data, retrieval, index, ranking, export, evaluation, report. What is done is skipped."""
+    from trainer.launch import JobCall
     from trainer.pipeline import STAGES
     from trainer.summary import summarise
 
-    summarise(run_job(list(STAGES), job, overrides, run_dir))
+    call = JobCall(("run",), job, tuple(overrides or ()), run_dir, strategy, workers)
+    workspace = run_on_ranks(call, list(STAGES))
+    if workspace is not None:
+        summarise(workspace)
 
 
 @train.command("retrieval")
-def train_retrieval(job: JobFile, overrides: Overrides = None, run_dir: RunDir = None) -> None:
+def train_retrieval(
+    job: JobFile,
+    overrides: Overrides = None,
+    run_dir: RunDir = None,
+    strategy: Strategy = None,
+    workers: Workers = None,
+) -> None:
     """Train the two-tower model."""
-    run_job(["retrieval"], job, overrides, run_dir)
+    from trainer.launch import JobCall
+
+    call = JobCall(("train", "retrieval"), job, tuple(overrides or ()), run_dir, strategy, workers)
+    run_on_ranks(call, ["retrieval"])
 
 
 @train.command("ranking")
-def train_ranking(job: JobFile, overrides: Overrides = None, run_dir: RunDir = None) -> None:
+def train_ranking(
+    job: JobFile,
+    overrides: Overrides = None,
+    run_dir: RunDir = None,
+    strategy: Strategy = None,
+    workers: Workers = None,
+) -> None:
     """Train the multi-objective ranker."""
-    run_job(["ranking"], job, overrides, run_dir)
+    from trainer.launch import JobCall
+
+    call = JobCall(("train", "ranking"), job, tuple(overrides or ()), run_dir, strategy, workers)
+    run_on_ranks(call, ["ranking"])
 
 
 @index.command("build")

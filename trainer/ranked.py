@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from operator import call
 
 import numpy as np
 
@@ -23,16 +25,24 @@ LISTS_PER_BLOCK = 512
 
 
 class Predictor:
-    """Predictions as serving makes them: position plays no part."""
+    """Predictions as serving makes them: position plays no part. run: how ranks that hold the model together all
+    compute the same (`Strategy.run`)."""
 
-    def __init__(self, model: Ranker, space: FeatureSpace, histories: Histories, history_length: int) -> None:
+    def __init__(
+        self,
+        model: Ranker,
+        space: FeatureSpace,
+        histories: Histories,
+        history_length: int,
+        run: Callable[..., dict[str, tf.Tensor]] = call,
+    ) -> None:
         self._space, self._histories, self._history_length = space, histories, history_length
 
         def predict(query: dict, items: dict, splits: tf.Tensor) -> dict[str, tf.Tensor]:
             predictions = model.predict(query, items, splits)
             return {**predictions, "value": model.value(predictions)}
 
-        self._predict = tf.function(predict, reduce_retracing=True)
+        self._predict = tf.function(partial(run, predict), reduce_retracing=True)
 
     def predict(self, lists: PeriodLists, chosen: np.ndarray) -> RankedLists:
         """The chosen lists (numbers) with every objective's prediction, the value, and the labels."""

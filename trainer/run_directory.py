@@ -12,7 +12,7 @@ import yaml
 
 from foundation.errors import UserError, damaged
 from foundation.files import atomic_file, disk_errors, read_json, sweep_partial, write_json
-from trainer.job import Job
+from trainer.job import Job, what_decides
 
 
 class RunDirectory:
@@ -25,6 +25,7 @@ class RunDirectory:
         self.space = self.path / "space"
         self.checkpoints = self.path / "checkpoints"
         self.tensorboard = self.path / "tensorboard"
+        self.timelines = self.path / "timelines"
         self.index = self.path / "index"
         self.candidates = self.path / "candidates.npy"
         self.export = self.path / "export"
@@ -81,7 +82,7 @@ class RunDirectory:
     def _refuse_another_job(self, job: Job) -> None:
         with damaged(self.config, "Choose another with --run-dir, or remove it."):
             stored = dict(yaml.safe_load(self.config.read_text()))
-        different = list(_differences(stored, job.document()))
+        different = list(_differences(what_decides(stored), what_decides(job.document())))
         if different:
             shown = "; ".join(f"{key}: {old!r} there, {new!r} here" for key, old, new in different[:5])
             raise UserError(

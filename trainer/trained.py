@@ -10,20 +10,27 @@ from trainer.checkpoint import Stored, folder_of
 from trainer.curves import write_curves
 from trainer.loop import Training, checkpoint_store, train
 from trainer.workspace import Workspace
+from trainer.world import alone
 
 
 def fit(workspace: Workspace, training: Training) -> Stored:
-    """Trains to the end, leaving checkpoints and curves in the run directory; returns the best checkpoint, whose
-    variables the model holds."""
-    run = workspace.run
-    best, curves = train(training, workspace.job.training, run.checkpoints / training.stage, run.tensorboard)
-    write_curves(run.curves, training.stage, curves.points)
+    """Trains to the end, leaving checkpoints and curves in the run directory; returns the best checkpoint.
+
+    The only rank's model is left holding that checkpoint's variables; one of several holds but its shards.
+    """
+    run, world = workspace.run, workspace.world
+    best, curves = train(training, workspace.job.training, run, world)
+    if world.size == 1:
+        folder = run.checkpoints / training.stage
+        checkpoint_store(training.model, training.optimizer, folder, world, keep=1).restore(best)
+    if world.is_chief:
+        write_curves(run.curves, training.stage, curves.points)
     return best
 
 
 def restore_best(workspace: Workspace, stage: str, model: Any, optimizer: keras.optimizers.Optimizer) -> None:
     """Reads a finished training's best checkpoint into its untrained model."""
-    store = checkpoint_store(model, optimizer, workspace.run.checkpoints / stage, keep=1)
+    store = checkpoint_store(model, optimizer, workspace.run.checkpoints / stage, alone(), keep=1)
     store.restore(store.at(workspace.run.facts(stage)["best_step"]))
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -19,17 +20,24 @@ from inputs.lists import PeriodLists
 from inputs.splits import Split
 from trainer.job import Job
 from trainer.run_directory import RunDirectory
+from trainer.supervisor.member import Membership
 
 if TYPE_CHECKING:
+    from embeddings.sharding import ShardingPlan
     from ranking.ranker import Ranker
     from retrieval.two_tower import TwoTower
+    from trainer.world import World
+
+
+SEVERAL_PROCESSES = ("multi_worker", "horovod")
 
 
 class Workspace:
     """What every stage needs. Everything but the models is numpy and Arrow."""
 
-    def __init__(self, job: Job, run: RunDirectory, command: str) -> None:
+    def __init__(self, job: Job, run: RunDirectory, command: str, membership: Membership | None = None) -> None:
         self.job, self.run, self.command = job, run, command
+        self.membership = membership or Membership(rank=0, world_size=1)
 
     def need(self, stage: str) -> None:
         """Refuses to go on without an earlier stage's result."""
@@ -104,25 +112,55 @@ class Workspace:
         """The lists that lie in a period."""
         return PeriodLists(self.dataset, self.space, start, stop)
 
-    def new_two_tower(self, steps: int = 1) -> TwoTower:
-        """The untrained retrieval model of this job; steps: of the training it is to go through."""
+    @property
+    def several_processes(self) -> bool:
+        """Whether the job is run by several, of which this is one."""
+        return self.job.training.strategy in SEVERAL_PROCESSES and self.world.several_processes
+
+    @cached_property
+    def world(self) -> World:
+        """The ranks that run the job; this process has joined them once this is asked for."""
+        from trainer.world import join_world
+
+        return join_world(self.job, self.membership)
+
+    def new_two_tower(self, steps: int = 1, world: World | None = None) -> TwoTower:
+        """The untrained retrieval model of this job; steps: of the training it is to go through; world: the ranks that
+        hold it together, None: this process alone."""
         from retrieval.two_tower import TwoTower
 
         _reproducible(self.job.seed)
-        return TwoTower(self.space.query_features, self.space.item_features, self.job.retrieval, self.job.seed, steps)
+        with _scope(world):
+            return TwoTower(
+                self.space.query_features,
+                self.space.item_features,
+                self.job.retrieval,
+                self.job.seed,
+                steps,
+                world.communicator if world else None,
+                self._plan("retrieval", world),
+            )
 
-    def new_ranker(self) -> Ranker:
-        """The untrained ranker of this job."""
+    def new_ranker(self, world: World | None = None) -> Ranker:
+        """The untrained ranker of this job; world: see `new_two_tower`."""
         from ranking.ranker import Ranker
 
         _reproducible(self.job.seed)
-        return Ranker(
-            self.space.query_features,
-            self.space.item_features,
-            self.space.context_features,
-            self.job.ranking.resolved(self.space.schema.labels, self.space.label_means),
-            self.job.seed,
-        )
+        with _scope(world):
+            return Ranker(
+                self.space.query_features,
+                self.space.item_features,
+                self.space.context_features,
+                self.job.ranking.resolved(self.space.schema.labels, self.space.label_means),
+                self.job.seed,
+                world.communicator if world else None,
+                self._plan("ranking", world),
+            )
+
+    def _plan(self, model: str, world: World | None) -> ShardingPlan | None:
+        from trainer.sharding_plans import plan_for
+
+        return plan_for(self.job.training.plan, model, world.size) if world and world.size > 1 else None
 
     @cached_property
     def two_tower(self) -> TwoTower:
@@ -139,6 +177,10 @@ class Workspace:
 
         self.need("ranking")
         return restore(self)
+
+
+def _scope(world: World | None) -> AbstractContextManager[Any]:
+    return world.strategy.scope() if world else nullcontext()
 
 
 def _reproducible(seed: int) -> None:

@@ -26,6 +26,11 @@ class CompressedEmbedding(keras.layers.Layer):
         self.built = True
 
     @property
+    def sharded(self) -> ShardedEmbedding:
+        """The layer inside, which holds the tables: what `save_tables` takes."""
+        return self._embedding
+
+    @property
     def tables(self) -> dict[str, tf.Variable]:
         """The rows of each table that is really held, by name."""
         return self._embedding.tables

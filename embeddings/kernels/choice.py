@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from embeddings.config import TableConfig
-from embeddings.kernels import build, reference
+from embeddings.kernels import reference
+from embeddings.kernels.build import LIBRARY
 from embeddings.kernels.group import Bag, TableGroup
+from embeddings.kernels.streams import Numbering, Owners, Stream
 from foundation.errors import UserError
 from foundation.progress import say
 from foundation.tf import is_being_saved, tf
@@ -30,10 +32,39 @@ class Kernels(Protocol):
 
     def new_rows(self, config: TableConfig, ids: np.ndarray | None = None, first_column: int = 0) -> tf.Variable: ...
     def new_slot(self, shape: tuple[int, ...], value: float, dtype: tf.DType, name: str) -> tf.Variable: ...
+    def empty(self, variables: Sequence[tf.Variable], rows: int) -> None: ...
     def id_table(self, policy: IdPolicy) -> IdTable: ...
-    def unique_by_owner(
-        self, ids: tf.Tensor, owners: tf.Tensor, ranks: int, modulo: bool = False
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]: ...
+    def distinct_by_owner(
+        self, bags: Sequence[Bag], tables: Sequence[Owners], ranks: int, counted: bool = False
+    ) -> tuple[list[tf.Tensor], tf.Tensor, list[tf.Tensor]]: ...
+    def pack(
+        self,
+        pieces: Sequence[tf.Tensor],
+        piece_of: Sequence[int],
+        streams: Sequence[Stream],
+        starts: tf.Tensor,
+        sizes: tf.Tensor,
+        unit: int,
+        wire: tf.DType,
+        stochastic: bool = False,
+    ) -> tf.Tensor: ...
+    def unpack(self, received: tf.Tensor, streams: Sequence[Stream], sizes: tf.Tensor) -> list[tf.Tensor]: ...
+    def arrived_ids(
+        self, received: tf.Tensor, sizes: tf.Tensor, numberings: Sequence[Numbering]
+    ) -> tuple[list[tf.Tensor], list[tf.Tensor]]: ...
+    def pool(
+        self,
+        received: tf.Tensor,
+        local: Mapping[int, tf.Tensor],
+        streams: Sequence[Stream],
+        starts: tf.Tensor,
+        sizes: tf.Tensor,
+        dims: Sequence[int],
+        bags: Sequence[Bag],
+    ) -> list[tf.Tensor]: ...
+    def sums(
+        self, bags: Sequence[Bag], gradients: Sequence[tf.Tensor], counts: tf.Tensor, dims: Sequence[int]
+    ) -> list[tf.Tensor]: ...
     def dots(self, vectors: Sequence[tf.Tensor]) -> tf.Tensor: ...
     def dots_gradient(self, vectors: Sequence[tf.Tensor], gradient: tf.Tensor) -> list[tf.Tensor]: ...
     def lookup(self, group: TableGroup, bags: list[Bag]) -> list[tf.Tensor]: ...
@@ -117,10 +148,7 @@ def _native() -> Any:
     try:
         from embeddings.kernels.native_ops import NativeKernels
 
-        return NativeKernels(tf.load_op_library(str(build.library())))
+        return NativeKernels(LIBRARY.load())
     except UserError as error:
         say(f"{error.message} Tables are looked up and updated by TensorFlow's own ops, several times slower.")
         return error
-    except tf.errors.OpError as error:
-        say("kernels: the compiled library does not load; TensorFlow's own ops are used, several times slower.")
-        return UserError(f"kernels: the compiled library does not load ({error.message.splitlines()[0]}).")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from embeddings.config import TableConfig
 from embeddings.hashing import signed, table_key
 from embeddings.kernels.group import Bag, TableGroup
+from embeddings.kernels.native_bags import layout_of, tensors_of
+from embeddings.kernels.native_exchange import NativeExchange
 from embeddings.kernels.native_ids import NativeIdTable
 from foundation.tf import tf
 
@@ -17,11 +19,8 @@ if TYPE_CHECKING:
     from embeddings.tables.identity import IdPolicy
 
 
-class NativeKernels:
+class NativeKernels(NativeExchange):
     """`module`: the loaded library of `embeddings/kernels/native`, whose sources say how each op works."""
-
-    def __init__(self, module: Any) -> None:
-        self._module = module
 
     def new_rows(self, config: TableConfig, ids: np.ndarray | None = None, first_column: int = 0) -> tf.Variable:
         """As `reference.new_rows`, to the bit, in one buffer on huge pages."""
@@ -41,21 +40,13 @@ class NativeKernels:
         filled = self._module.headrace_filled(value=value, dtype=dtype, shape=shape)
         return tf.Variable(filled, trainable=False, name=name)
 
+    def empty(self, variables: Sequence[tf.Variable], rows: int) -> None:
+        """As `reference.empty`, what was there given back first, in buffers that grow in place."""
+        self._module.headrace_emptied(variables=[variable.handle for variable in variables], rows=rows)
+
     def id_table(self, policy: IdPolicy) -> NativeIdTable:
         """A new table of ids."""
         return NativeIdTable(self._module, policy)
-
-    def unique_by_owner(
-        self, ids: tf.Tensor, owners: tf.Tensor, ranks: int, modulo: bool = False
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """As `reference.unique_by_owner`."""
-        distinct, splits, places = self._module.headrace_unique_by_owner(
-            ids=ids, owners=owners, ranks=ranks, modulo=modulo
-        )
-        distinct.set_shape([None])
-        splits.set_shape([ranks + 1])
-        places.set_shape(ids.shape)
-        return distinct, splits, places
 
     def dots(self, vectors: Sequence[tf.Tensor]) -> tf.Tensor:
         """As `reference.dots`."""
@@ -73,7 +64,7 @@ class NativeKernels:
     def lookup(self, group: TableGroup, bags: list[Bag]) -> list[tf.Tensor]:
         """As `reference.lookup`."""
         outputs = self._module.headrace_lookup(
-            tables=[table.rows.handle for table in group.tables], **_tensors(bags), **_layout(bags)
+            tables=[table.rows.handle for table in group.tables], **tensors_of(bags), **layout_of(bags)
         )
         for output in outputs:
             output.set_shape([None, group.dim])
@@ -87,12 +78,12 @@ class NativeKernels:
             slots=[table.slots[slot].handle for slot in group.optimizer.slots for table in tables],
             identities=[table.identities.handle for table in tables if table.identities is not None],
             updates=[table.updates.handle for table in tables],
-            **_tensors(bags),
+            **tensors_of(bags),
             gradients=[tf.convert_to_tensor(gradient) for gradient in gradients],
             steps=_steps(group),
             optimizer=group.optimizer.__name__,
             keys=[signed(table.key) for table in tables],
-            **_layout(bags),
+            **layout_of(bags),
         )
 
 
@@ -104,20 +95,3 @@ def _steps(group: TableGroup) -> tf.Tensor:
             numbers = tf.stack([optimizer.numbers(tf.constant(0, tf.int64)) for optimizer in optimizers]).numpy()
         return tf.constant(numbers)
     return tf.stack([table.config.optimizer.numbers(table.updates.read_value()) for table in group.tables])
-
-
-def _tensors(bags: list[Bag]) -> dict[str, list[tf.Tensor]]:
-    nothing, no_weight = tf.zeros([0], tf.int64), tf.zeros([0], tf.float32)
-    return {
-        "ids": [bag.ids for bag in bags],
-        "splits": [nothing if bag.splits is None else bag.splits for bag in bags],
-        "weights": [no_weight if bag.weights is None else bag.weights for bag in bags],
-    }
-
-
-def _layout(bags: list[Bag]) -> dict[str, list[Any]]:
-    return {
-        "table_of": [bag.table for bag in bags],
-        "combiners": [bag.combiner or "none" for bag in bags],
-        "feature_names": [bag.name for bag in bags],
-    }

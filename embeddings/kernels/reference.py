@@ -8,9 +8,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embeddings.config import TableConfig
-from embeddings.hashing import initial_rows, splitmix64, table_key
+from embeddings.hashing import initial_rows, table_key
 from embeddings.kernels.group import Bag, TableGroup
-from embeddings.kernels.reference_ids import GROUP_BITS, ReferenceIdTable
+from embeddings.kernels.reference_exchange import (
+    arrived_ids,
+    checks_of_splits,
+    distinct_by_owner,
+    of_ids,
+    pack,
+    pool,
+    summed_at,
+    sums,
+    unique_by_owner,
+    unpack,
+)
+from embeddings.kernels.reference_ids import ReferenceIdTable
 from embeddings.pooling import assert_finite, assert_inside, norms, pooled, rows_of_ids
 from embeddings.precision import rounded
 from foundation.tf import tf
@@ -19,6 +31,27 @@ if TYPE_CHECKING:
     from embeddings.kernels.group import Table
     from embeddings.tables.identity import IdPolicy
 
+__all__ = [
+    "arrived_ids",
+    "distinct_by_owner",
+    "dots",
+    "dots_gradient",
+    "empty",
+    "gradient_of_weights",
+    "id_table",
+    "lookup",
+    "new_rows",
+    "new_slot",
+    "pack",
+    "pool",
+    "step_rows",
+    "summed",
+    "summed_at",
+    "sums",
+    "unique_by_owner",
+    "unpack",
+    "update",
+]
 _BYTES_PER_CHUNK = 1 << 26
 
 
@@ -44,44 +77,15 @@ def new_slot(shape: tuple[int, ...], value: float, dtype: tf.DType, name: str) -
     return tf.Variable(tf.fill(shape, tf.cast(value, dtype)), trainable=False, name=name)
 
 
+def empty(variables: Sequence[tf.Variable], rows: int) -> None:
+    """A dynamic table's variables [n, ...] become `rows` rows of zeros, before a checkpoint is read into them."""
+    for variable in variables:
+        variable.assign(tf.zeros([rows, *variable.shape[1:]], variable.dtype))
+
+
 def id_table(policy: IdPolicy) -> ReferenceIdTable:
     """A new table of ids."""
     return ReferenceIdTable(policy)
-
-
-def unique_by_owner(
-    ids: tf.Tensor, owners: tf.Tensor, ranks: int, modulo: bool = False
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """What an exchange sends: (distinct ids [u] int64, rank by rank; splits [ranks + 1] int64, where each rank's begin
-    and the last one's end; places [n] int64, where each of `ids` [n] int64 stands among the distinct).
-
-    owners: [buckets] int64, a power of two of them: the rank that holds each; an id's bucket is named by the first bits
-    of its hash, or with `modulo` is the id modulo their number. Among a rank's, ids are in the order of the first bits
-    of their hash, then of first occurrence.
-
-    Raises:
-      tf.errors.InvalidArgumentError: buckets are no power of two, or an owner is no rank.
-    """
-    count = tf.size(owners)
-    good = tf.reduce_all((owners >= 0) & (owners < ranks))
-    power = tf.equal(tf.bitwise.bitwise_and(count, count - 1), 0)
-    checks = [
-        tf.debugging.Assert(power, ["owners: a power of two of buckets is wanted, not", count]),
-        tf.debugging.Assert(good, [f"owners: a bucket is given to a rank that is not among {ranks}", owners]),
-    ]
-    with tf.control_dependencies([check for check in checks if check is not None]):
-        distinct, places = tf.unique(ids, out_idx=tf.int64)
-    hashes = splitmix64(tf.cast(distinct, tf.uint64))
-    buckets = tf.cast(count, tf.int64)
-    # the first log2(buckets) bits of 32 that are enough for any number of buckets
-    upper = tf.cast(tf.bitwise.right_shift(hashes, tf.constant(32, tf.uint64)), tf.int64)
-    of_hash = tf.bitwise.right_shift(upper * buckets, tf.constant(32, tf.int64))
-    owner = tf.gather(owners, tf.bitwise.bitwise_and(distinct, buckets - 1) if modulo else of_hash)
-    group = tf.cast(tf.bitwise.right_shift(hashes, tf.constant(64 - GROUP_BITS, tf.uint64)), tf.int64)
-    order = tf.argsort(owner * (1 << GROUP_BITS) + group, stable=True)
-    splits = tf.cumsum(tf.math.bincount(tf.cast(owner, tf.int32), minlength=ranks, dtype=tf.int64))
-    moved = tf.math.invert_permutation(tf.cast(order, tf.int64))
-    return tf.gather(distinct, order), tf.concat([[0], splits], 0), tf.gather(moved, places)
 
 
 def dots(vectors: Sequence[tf.Tensor]) -> tf.Tensor:
@@ -159,31 +163,23 @@ def gradient_of_weights(group: TableGroup, bag: Bag, output: tf.Tensor, gradient
     return (along - across * (1.0 if bag.combiner == "mean" else bag.weights * norm)) * norm
 
 
-def step_rows(table: Table, ids: tf.Tensor, gradient: tf.Tensor, **known: tf.Tensor) -> None:
+def step_rows(table: Table, ids: tf.Tensor, gradient: tf.Tensor, **known: tf.Tensor) -> list[tf.Operation]:
     """One optimizer step on rows `ids` [u] int64, distinct, with their gradient [u, dim] float32. known: what the
-    optimizer's `step` takes besides."""
+    optimizer's `step` takes besides. Returns what, in a graph, has run once the step is made."""
     optimizer, updates = table.config.optimizer, table.updates.read_value()
     variables = {"rows": table.rows, **table.slots}
     numbers = optimizer.numbers(updates)
     before = {name: tf.cast(tf.gather(variable, ids), tf.float32) for name, variable in variables.items()}
     rows, slots = optimizer.step(before.pop("rows"), before, optimizer.clipped(gradient), numbers, **known)
     identities = ids if table.identities is None else tf.gather(table.identities, ids)
+    written = []
     for place, (name, values) in enumerate({"rows": rows, **slots}.items()):
         variable = variables[name]
         stored = rounded(values, variable.dtype, table.key, identities, updates, place)
         # the same numbers as scatter_sub, whose CPU kernel adds on one thread
-        variable.scatter_update(tf.IndexedSlices(stored, ids))
-    table.updates.assign_add(1)
-
-
-def of_ids(gradient: tf.Tensor, bag: Bag) -> tf.Tensor:
-    """[n, dim]: each id's share of its bag's gradient [B, dim]."""
-    if bag.splits is None:
-        return gradient
-    if bag.combiner != "sum":
-        gradient *= norms(bag)[:, tf.newaxis]
-    spread = tf.gather(gradient, rows_of_ids(bag.splits))
-    return spread if bag.weights is None else spread * bag.weights[:, tf.newaxis]
+        written.append(variable.scatter_update(tf.IndexedSlices(stored, ids)))
+    written.append(table.updates.assign_add(1))
+    return [] if tf.executing_eagerly() else [each.op for each in written]
 
 
 def _checks(bag: Bag, table: Table) -> list[tf.Operation]:
@@ -192,9 +188,5 @@ def _checks(bag: Bag, table: Table) -> list[tf.Operation]:
         checks.append(assert_inside(bag.name, bag.ids, size))
     if bag.weights is not None:
         checks.append(assert_finite(bag))
-    if bag.splits is not None:
-        good = tf.reduce_all(bag.splits[1:] >= bag.splits[:-1])
-        good &= tf.equal(bag.splits[0], 0) & tf.equal(bag.splits[-1], tf.size(bag.ids, tf.int64))
-        message = f"feature {bag.name}: row_splits must rise from 0 to the number of ids"
-        checks.append(tf.debugging.Assert(good, [message, bag.splits], summarize=8))
+    checks += checks_of_splits(bag)
     return [check for check in checks if check is not None]

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from embeddings.kernels import kernels
+from embeddings.kernels.streams import Stream
 from embeddings.optimizers import RowWiseAdagrad
-from embeddings.sharding.order import by_stream
 from embeddings.sharding.sharded import Part, ShardedTable
-from foundation.tensors import ranges
 from foundation.tf import tf
 from strategies import Communicator
 
@@ -122,13 +122,12 @@ def _with_squares(communicator: Communicator, arrived: list[Arrived]) -> list[Ar
         holds[list(a.table.sharding.ranks), stream] = 1
     counts = tf.stack([a.count for a in streams])
     lengths = holds * counts  # [ranks, streams]: of what a holder tells each holder
-    own = [tf.zeros([0]) if place is None else _padded(arrived[place]) for place in here]
-    offsets = tf.cumsum(tf.stack([tf.size(each, tf.int64) for each in own]), exclusive=True)
-    mine = holds[communicator.rank] * lengths
-    order = ranges(tf.tile(offsets[tf.newaxis], [communicator.size, 1]), mine)
+    own = [tf.zeros([0, 1]) if place is None else _padded(arrived[place]) for place in here]
+    mine = tf.transpose(holds[communicator.rank] * lengths)  # [streams, ranks]
+    numbers = [Stream(place, 0, 1) for place in range(len(streams))]
+    payload = kernels().pack(own, range(len(own)), numbers, tf.zeros_like(mine), mine, 1, tf.float32)
     sizes = tf.reduce_sum(holds[:, np.newaxis] * lengths[tf.newaxis], 2)
-    received = communicator.all_to_all(tf.gather(tf.concat(own, 0), order), sizes)
-    pieces = tf.split(by_stream(received, mine), tf.reduce_sum(mine, 0), num=len(streams))
+    pieces = kernels().unpack(communicator.all_to_all(payload, sizes), numbers, mine)
     results = list(arrived)
     for a, own_place, piece in zip(streams, here, pieces, strict=True):
         if own_place is not None:
@@ -138,6 +137,6 @@ def _with_squares(communicator: Communicator, arrived: list[Arrived]) -> list[Ar
 
 
 def _padded(arrived: Arrived) -> tf.Tensor:
-    """[count] float32: the squares of each row's columns here, zeros behind them."""
-    squares = tf.reduce_sum(tf.square(arrived.gradients), 1)
-    return tf.pad(squares, [[0, arrived.count - tf.size(squares, tf.int64)]])
+    """[count, 1] float32: the squares of each row's columns here, zeros behind them."""
+    squares = tf.reduce_sum(tf.square(arrived.gradients), 1, keepdims=True)
+    return tf.pad(squares, [[0, arrived.count - tf.shape(squares, tf.int64)[0]], [0, 0]])

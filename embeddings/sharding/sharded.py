@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embeddings.config import TableConfig
+from embeddings.kernels.reference_exchange import numbered
+from embeddings.kernels.streams import AS_THEY_ARE, Numbering
 from embeddings.sharding.default import default_plan
 from embeddings.sharding.plan import ShardingPlan, TableSharding
 from embeddings.tables.dynamic import DynamicTable
@@ -55,7 +57,7 @@ class ShardedTable:
     def __init__(self, config: TableConfig, sharding: TableSharding, rank: int) -> None:
         self.config, self.sharding = config, sharding
         self.static = config.vocabulary_size is not None
-        self._rank = rank
+        self.rank = rank
         self.parts = [
             Part(columns, owners, ids, self._held(columns, owners, ids))
             for columns, owners, ids in _layout(config, sharding)
@@ -78,13 +80,14 @@ class ShardedTable:
 
     def rows_of(self, part: int, ids: tf.Tensor) -> tf.Tensor:
         """[n] int64: the numbers of the rows of `ids` [n], all of them this rank's, in a static part."""
+        return numbered(self.numbering(part), ids)
+
+    def numbering(self, part: int) -> Numbering:
+        """How the ids of a static part become the numbers of its rows here."""
         base, only = self._bases[part], self.parts[part].ids
         if only is not None:
-            return tf.searchsorted(tf.constant(only), ids, out_type=tf.int64)
-        if base is None:
-            return ids
-        bucket = tf.bitwise.bitwise_and(ids, tf.constant(BUCKETS - 1, tf.int64))
-        return tf.gather(tf.constant(base), bucket) + tf.bitwise.right_shift(ids, tf.constant(BUCKET_BITS, tf.int64))
+            return Numbering("places", only)
+        return AS_THEY_ARE if base is None else Numbering("buckets", base)
 
     def ids_of(self, part: int) -> np.ndarray:
         """[rows] int64: the ids of the rows this rank holds of a static part, in their order."""
@@ -96,7 +99,7 @@ class ShardedTable:
         if owners is not None:  # whose norm is known only to all ranks together (`joint`)
             optimizer = replace(optimizer, clipnorm=None)
         if not self.static:
-            if owners is not None and not np.any(owners == self._rank):
+            if owners is not None and not np.any(owners == self.rank):
                 return None
             return DynamicTable(replace(self.config, dim=width, optimizer=optimizer), columns[0])
         ids = self._ids(owners, only)
@@ -113,7 +116,7 @@ class ShardedTable:
             return only
         if owners is None:
             return np.arange(vocabulary_size)
-        pieces = [np.arange(bucket, vocabulary_size, BUCKETS) for bucket in np.flatnonzero(owners == self._rank)]
+        pieces = [np.arange(bucket, vocabulary_size, BUCKETS) for bucket in np.flatnonzero(owners == self.rank)]
         return np.concatenate([np.zeros(0, np.int64), *pieces])
 
     def _base(self, owners: np.ndarray) -> np.ndarray:
@@ -122,7 +125,7 @@ class ShardedTable:
             return np.zeros(0, np.int64)
         assert self.config.vocabulary_size is not None
         sizes = np.maximum(self.config.vocabulary_size - np.arange(BUCKETS) + BUCKETS - 1, 0) // BUCKETS
-        mine = np.where(owners == self._rank, sizes, 0)
+        mine = np.where(owners == self.rank, sizes, 0)
         return np.cumsum(mine) - mine
 
 

@@ -98,6 +98,19 @@ class DynamicTable(Trackable):
         ids, rows = self.ids_and_rows()
         return Vocabulary(ids, tf.cast(tf.gather(self.rows, rows), tf.float32).numpy())
 
+    def id_state(self) -> dict[str, np.ndarray]:
+        """All of its ids that a checkpoint must hold, and their rows: see `IdTable.state`."""
+        return {name: value.numpy() for name, value in self._ids.state().items()}
+
+    def begin_with(self, state: Mapping[str, np.ndarray]) -> None:
+        """Becomes a table of the ids of a state, rows 1 on being theirs in the order given. Their rows and slots are
+        zeros, yet to be written."""
+        self._ids.restore({name: tf.constant(value) for name, value in state.items()})
+        ids = state["ids"]
+        kernels().empty([self.identities, self.rows, *self.slots.values()], len(ids) + 1)
+        self.identities.scatter_update(tf.IndexedSlices(tf.constant([NO_ID], tf.int64), tf.constant([0])))
+        self.identities.scatter_update(tf.IndexedSlices(ids, tf.range(1, len(ids) + 1)))
+
     @staticmethod
     def _by_id(variable: tf.Variable, rows: tf.Tensor) -> tf.Tensor:
         return tf.gather(variable, tf.concat([tf.zeros([1], tf.int64), rows], 0))

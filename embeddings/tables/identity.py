@@ -33,6 +33,11 @@ class IdPolicy:
     steps_to_live: int = 0
     capacity: int = 0
 
+    @property
+    def cells(self) -> int:
+        """How many counters a bucket's sketch has."""
+        return max(self.counters >> self.bucket_bits, 16) if self.admission == "frequency" else 0
+
     @classmethod
     def of(cls, config: TableConfig) -> IdPolicy:
         options = {}

@@ -75,7 +75,7 @@ def test_any_64_bit_ids_and_many_of_them():
     ids = np.unique(np.random.default_rng(0).integers(-(2**63), 2**63 - 1, 30000))
     for piece in np.array_split(ids, 7):
         layer({"one": tf.constant(piece)}, training=True)
-        layer._fused._awaiting.assign(False)  # no gradient is asked for
+        layer._ranks.here[0].fused._awaiting.assign(False)  # no gradient is asked for
     vocabulary = layer.vocabulary("t")
     assert np.array_equal(vocabulary.ids, ids)
     assert len(np.unique(vocabulary.rows, axis=0)) == len(ids) + 1

@@ -204,7 +204,7 @@ def test_a_trap_that_is_not_differentiated_is_an_error_told_once(compiled):
     _gradient(layer)
 
 
-def test_several_replicas_are_refused():
+def test_replicas_that_a_layer_was_not_made_for_are_refused():
     devices = tf.config.list_logical_devices("CPU")
     if len(devices) < 2:
         code = (
@@ -212,8 +212,9 @@ def test_several_replicas_are_refused():
             "tf.config.set_logical_device_configuration(tf.config.list_physical_devices('CPU')[0],"
             " [tf.config.LogicalDeviceConfiguration()] * 2)\n"
             "from embeddings import *\n"
-            "with tf.distribute.MirroredStrategy(['CPU:0', 'CPU:1']).scope():\n"
-            "    ShardedEmbedding({'a': FeatureConfig(TableConfig('t', 4, 2))})\n"
+            "layer = ShardedEmbedding({'a': FeatureConfig(TableConfig('t', 4, 2))})\n"
+            "strategy = tf.distribute.MirroredStrategy(['CPU:0', 'CPU:1'])\n"
+            "strategy.run(lambda: layer({'a': tf.constant([1])}))\n"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert "cannot be used under MirroredStrategy with 2 replicas" in done.stderr

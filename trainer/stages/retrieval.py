@@ -30,8 +30,8 @@ def perform(workspace: Workspace) -> dict[str, Any]:
         space, positives, workspace.histories, job.inputs.history_length, job.retrieval.batch_size, job.seed
     )
     steps = len(batches) * job.retrieval.epochs
-    model = workspace.new_two_tower(steps)
-    vectors = Vectors(model, space)
+    model = workspace.new_two_tower(steps, workspace.world)
+    vectors = Vectors(model, space, workspace.world.strategy.run)
     queries, _ = workspace.queries(split.train_end, split.validation_end, VALIDATION_QUERIES)
     metric = job.evaluation.main_metric
 
@@ -51,7 +51,8 @@ def perform(workspace: Workspace) -> dict[str, Any]:
         patience=job.retrieval.patience,
     )
     best = fit(workspace, training)
-    workspace.two_tower = model
+    if workspace.world.size == 1:
+        workspace.two_tower = model
     return {"best_step": best.step, "positives": len(positives)}
 
 

@@ -20,13 +20,19 @@ def account(
     """The error that a group ends with. standings: by rank, as it stood when the failure was noticed, with its status
     after the end. stopped: the ranks that a signal held then. last_lines: what the rank that failed wrote last."""
     first = standings[failure.rank]
-    said = [f"rank {first.rank} of {len(standings)} {_what(failure, first, first.rank in stopped)}{_where(first)}."]
+    said = [f"{in_short(failure, standings, first.rank in stopped)}{_where(first)}."]
     if last_lines:
         said += ["Its last lines:", *(f"  {line}" for line in last_lines)]
     others = [one for one in standings if one is not first]
     if others:
         said.append(f"Ended with it: {'; '.join(_other(one, one.rank in stopped) for one in others)}.")
     return UserError("\n".join(said), "\n".join(_remedies(failure, first, log_folder)))
+
+
+def in_short(failure: Failure, standings: Sequence[Standing], stopped: bool) -> str:
+    """How a rank failed, in a line."""
+    first = standings[failure.rank]
+    return f"rank {first.rank} of {len(standings)}{first.title} {_what(failure, first, stopped)}"
 
 
 def _what(failure: Failure, first: Standing, stopped: bool) -> str:
@@ -60,7 +66,7 @@ def _where(one: Standing) -> str:
 
 def _other(one: Standing, stopped: bool) -> str:
     end = "finished before" if one.ended is not None and one.status == 0 else _end(one)
-    return f"rank {one.rank}{_where(one)} ({'stopped by a signal, then ' if stopped else ''}{end})"
+    return f"rank {one.rank}{one.title}{_where(one)} ({'stopped by a signal, then ' if stopped else ''}{end})"
 
 
 def _remedies(failure: Failure, first: Standing, log_folder: Path | None) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 RANK = "HEADRACE_RANK"
 WORLD_SIZE = "HEADRACE_WORLD_SIZE"
@@ -13,13 +14,52 @@ RENDEZVOUS = "HEADRACE_RENDEZVOUS"
 TOKEN = "HEADRACE_TOKEN"
 
 
-def tf_config(rank: int, addresses: Sequence[str]) -> str:
-    """TF_CONFIG of a rank: every rank's "HOST:PORT", and which is its own."""
-    return json.dumps({"cluster": {"worker": list(addresses)}, "task": {"type": "worker", "index": rank}})
+def is_supervised() -> bool:
+    """Whether a supervisor started this process: it holds for all of them what but one may hold."""
+    return bool(os.environ.get(RENDEZVOUS))
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a rank is among the others: its job and number in TF_CONFIG. serves: it has no end of its own, and is ended
+    when those that have one are done. replaceable: should it fail, it is started again, and the others go on."""
+
+    job: str = "worker"
+    index: int = 0
+    serves: bool = False
+    replaceable: bool = False
+
+
+def equal_tasks(workers: int) -> list[Task]:
+    """Ranks that begin and end together."""
+    return [Task(index=rank) for rank in range(workers)]
+
+
+def parameter_server_tasks(workers: int, servers: int) -> list[Task]:
+    """Rank 0 coordinates; then come the workers, then the parameter servers, whose variables die with them."""
+    return [
+        Task("chief"),
+        *(Task("worker", index, serves=True, replaceable=True) for index in range(workers)),
+        *(Task("ps", index, serves=True) for index in range(servers)),
+    ]
+
+
+def tf_config(rank: int, addresses: Sequence[str], tasks: Sequence[Task] | None = None) -> str:
+    """TF_CONFIG of a rank: every rank's "HOST:PORT", and which is its own. tasks: of every rank; None: equal ones."""
+    tasks = tasks or equal_tasks(len(addresses))
+    cluster: dict[str, list[str]] = {}
+    for task, address in zip(tasks, addresses, strict=True):
+        cluster.setdefault(task.job, []).append(address)
+    return json.dumps({"cluster": cluster, "task": {"type": tasks[rank].job, "index": tasks[rank].index}})
 
 
 def rank_environment(
-    rank: int, addresses: Sequence[str], rendezvous: str, token: str, extra: Mapping[str, str]
+    rank: int,
+    addresses: Sequence[str],
+    rendezvous: str,
+    token: str,
+    extra: Mapping[str, str],
+    tasks: Sequence[Task] | None = None,
 ) -> dict[str, str]:
     """This process's environment with what is `rank`'s own: its place among the ranks, the supervisor's "HOST:PORT" and
     token, and TF_CONFIG with every rank's address."""
@@ -32,5 +72,5 @@ def rank_environment(
         LOCAL_RANK: str(rank),  # one machine
         RENDEZVOUS: rendezvous,
         TOKEN: token,
-        "TF_CONFIG": tf_config(rank, addresses),
+        "TF_CONFIG": tf_config(rank, addresses, tasks),
     }

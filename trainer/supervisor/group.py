@@ -16,16 +16,17 @@ from typing import IO
 from foundation.errors import UserError
 from foundation.files import disk_errors
 from trainer.supervisor.channel import Channel
-from trainer.supervisor.environment import rank_environment
+from trainer.supervisor.environment import Task, rank_environment
 from trainer.supervisor.guard import Guard
 from trainer.supervisor.output import Output
 from trainer.supervisor.ports import HeldPorts
 from trainer.supervisor.process import RankProcess
 from trainer.supervisor.rendezvous import Rendezvous
-from trainer.supervisor.screen import Screen
+from trainer.supervisor.screen import STDERR, Screen
 from trainer.supervisor.watch import PatientClock, Standing, Timeouts
 
 SECONDS_A_ROUND = 0.2
+MOST_REPLACED = 5  # times that a rank is started again
 
 
 class Group:
@@ -34,17 +35,20 @@ class Group:
     standings, outputs, processes: each by rank.
     """
 
-    def __init__(self, workers: int, timeouts: Timeouts, log_folder: Path | None) -> None:
+    def __init__(self, tasks: Sequence[Task], timeouts: Timeouts, log_folder: Path | None) -> None:
         self.clock = PatientClock()
-        self.standings = [Standing(rank) for rank in range(workers)]
+        self.tasks = list(tasks)
+        self.standings = [self._standing(rank) for rank in range(len(tasks))]
         self.outputs: list[Output] = []
         self.processes: list[RankProcess] = []
         self._timeouts, self._log_folder = timeouts, log_folder
         self._screen = Screen()
         self._selector = selectors.DefaultSelector()
         self._rendezvous = Rendezvous(self._selector, self.standings, self.clock, timeouts)
-        self._ports = HeldPorts(workers)
+        self._ports = HeldPorts(len(tasks))
         self._guard = Guard()
+        self._replaced = [0] * len(tasks)
+        self._gone: list[RankProcess] = []  # in whose places others were started
 
     def start(self, command: Sequence[str], environment: Mapping[str, str], pin_cores: bool) -> None:
         """Starts every rank.
@@ -52,21 +56,53 @@ class Group:
         Raises:
           UserError: the folder of logs cannot be written.
         """
-        cores = sorted(os.sched_getaffinity(0))
-        for rank in range(len(self.standings)):
-            output = Output(rank, self._screen, self._open_log(rank, command))
-            own = rank_environment(
-                rank, self._ports.addresses, self._rendezvous.address, self._rendezvous.token, environment
-            )
-            core = cores[rank % len(cores)] if pin_cores else None
-            process = RankProcess(command, own, *output.inner, core)
-            self._guard.watch_over(process.pid)
+        self._started = (command, environment, pin_cores)
+        for rank in range(len(self.tasks)):
+            process, output = self._start(rank)
             self.processes.append(process)
             self.outputs.append(output)
-            output.close_inner()
-            self._selector.register(process.ends, selectors.EVENT_READ, partial(self._end_of, rank))
-            for channel in output.channels:
-                self._selector.register(channel.fd, selectors.EVENT_READ, partial(self._output_of, rank, channel))
+
+    def _start(self, rank: int) -> tuple[RankProcess, Output]:
+        command, environment, pin_cores = self._started
+        cores = sorted(os.sched_getaffinity(0))
+        output = Output(rank, self._screen, self._open_log(rank, command))
+        own = rank_environment(
+            rank, self._ports.addresses, self._rendezvous.address, self._rendezvous.token, environment, self.tasks
+        )
+        core = cores[rank % len(cores)] if pin_cores else None
+        process = RankProcess(command, own, *output.inner, core)
+        self._guard.watch_over(process.pid)
+        output.close_inner()
+        self._selector.register(process.ends, selectors.EVENT_READ, partial(self._end_of, rank))
+        for channel in output.channels:
+            self._selector.register(channel.fd, selectors.EVENT_READ, partial(self._output_of, rank, channel))
+        return process, output
+
+    def _standing(self, rank: int) -> Standing:
+        task = self.tasks[rank]
+        several = len({each.job for each in self.tasks}) > 1
+        return Standing(rank, f" ({task.job} {task.index})" if several else "", began=self.clock.now)
+
+    def may_replace(self, rank: int) -> bool:
+        """Whether a rank that fails is to be started again."""
+        return self.tasks[rank].replaceable and self._replaced[rank] < MOST_REPLACED
+
+    def replace(self, rank: int, why: str) -> None:
+        """Starts a rank that failed again, at the same address; what lives of it is killed before.
+
+        Raises:
+          UserError: its log cannot be written.
+        """
+        self.processes[rank].send(signal.SIGKILL)
+        while self.standings[rank].ended is None:
+            self.attend()
+        self.outputs[rank].release()
+        self._replaced[rank] += 1
+        self._screen.line(rank, f"{why}; it is started again ({self._replaced[rank]} of {MOST_REPLACED} times)", STDERR)
+        self._gone.append(self.processes[rank])  # not reaped yet: the guard knows its number
+        self._rendezvous.expect_again(rank)
+        self.standings[rank] = self._standing(rank)
+        self.processes[rank], self.outputs[rank] = self._start(rank)
 
     def _open_log(self, rank: int, command: Sequence[str]) -> IO[str] | None:
         if self._log_folder is None:
@@ -87,6 +123,10 @@ class Group:
     def has_ended(self) -> bool:
         """Whether no rank lives."""
         return not self._living()
+
+    def is_done(self) -> bool:
+        """Whether every rank that has an end of its own has come to it."""
+        return not any(not self.tasks[rank].serves for rank in self._living())
 
     def _living(self) -> list[int]:
         return [rank for rank in range(len(self.processes)) if self.standings[rank].ended is None]
@@ -141,6 +181,8 @@ class Group:
         for rank, process in enumerate(self.processes):
             if rank not in living:
                 process.reap()
+        for process in self._gone:
+            process.reap()
         for output in self.outputs:
             if not (isinstance(error, UserError) and str(error).startswith(output.error)):
                 output.release()

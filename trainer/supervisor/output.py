@@ -16,6 +16,8 @@ from trainer.supervisor.screen import STDERR, STDOUT, Screen
 LAST_LINES = 20
 SECONDS_HELD = 15.0
 _ERROR = re.compile(r"^error: ", re.MULTILINE)
+# What TensorFlow's C++ side notes while it starts and works, errors apart: for the log alone.
+_CHATTER = re.compile(r"[IW]\d{4} [\d:. ]+ \w+\.cc:\d+\] |WARNING: All log messages before absl::InitializeLog")
 
 
 class Output:
@@ -66,7 +68,7 @@ class Output:
         text = channel.read()
         lines = self._lines[channel].end() if text is None else self._lines[channel].receive(text)
         self.last_lines += lines
-        for piece in [text or ""] if channel.drawn else [f"{line}\n" for line in lines]:
+        for piece in [text or ""] if channel.drawn else [f"{line}\n" for line in lines if not _CHATTER.match(line)]:
             self._show_or_hold(piece, channel, now)
         self._keep(lines)
         return text is not None

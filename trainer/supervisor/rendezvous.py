@@ -31,7 +31,9 @@ class Rendezvous:
         self.token = secrets.token_hex(16)
         self.refusal: UserError | None = None
         self._selector, self._standings, self._clock, self._timeouts = selector, standings, clock, timeouts
-        self._waiting: dict[int, tuple[socket.socket, dict[str, str]]] = {}  # by rank, until all have joined
+        self._waiting: dict[int, socket.socket] = {}  # by rank, until all have joined
+        self._digests: dict[int, dict[str, str]] = {}  # by rank
+        self._answered = False
         self._listener = socket.create_server((LOOPBACK, 0))
         self._listener.setblocking(False)
         self.address = "{}:{}".format(*self._listener.getsockname())
@@ -41,6 +43,11 @@ class Rendezvous:
         for key in list(self._selector.get_map().values()):
             if isinstance(key.fileobj, socket.socket):
                 self._close(key.fileobj)
+
+    def expect_again(self, rank: int) -> None:
+        """A rank that failed is started again, and will join as if it had not before."""
+        self._waiting.pop(rank, None)
+        self._digests.pop(rank, None)
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):  # it went away again
@@ -74,22 +81,24 @@ class Rendezvous:
             raise ValueError(f"rank {standing.rank} has joined before")
         standing.joined = standing.moved = self._clock.now
         standing.phase = "starting"
-        self._waiting[standing.rank] = (connection, {str(k): str(v) for k, v in message["digests"].items()})
-        if len(self._waiting) == len(self._standings):
+        self._waiting[standing.rank] = connection
+        self._digests[standing.rank] = {str(k): str(v) for k, v in message["digests"].items()}
+        if self._answered or len(self._waiting) == len(self._standings):
             self._answer()
         return standing
 
     def _answer(self) -> None:
-        """Tells all ranks, now that the last has joined, whether they may start."""
-        connections, digests = zip(*(self._waiting[rank] for rank in sorted(self._waiting)), strict=True)
-        self.refusal = disagreement(digests)
+        """Tells those that wait, now that the last has joined, whether they may start. Each is answered once."""
+        self._answered = True
+        self.refusal = disagreement([self._digests[rank] for rank in sorted(self._digests)])
         answer: dict[str, Any] = {"seconds_between_beats": self._timeouts.between_beats}
         if self.refusal is not None:
             answer = {"refused": self.refusal.message, "remedy": self.refusal.remedy}
-        for standing, connection in zip(self._standings, connections, strict=True):
-            standing.heard = self._clock.now
+        for rank, connection in self._waiting.items():
+            self._standings[rank].heard = self._clock.now
             with contextlib.suppress(OSError):  # that rank has ended, which its process tells
                 connection.sendall(frame(answer))
+        self._waiting.clear()
 
     def _hear(self, standing: Standing, message: dict[str, Any]) -> None:
         standing.beat(self._clock.now, message["step"], message["phase"])

@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from foundation.errors import UserError
-from trainer.supervisor.account import account
+from trainer.supervisor.account import account, in_short
+from trainer.supervisor.environment import Task, equal_tasks
 from trainer.supervisor.group import Group
 from trainer.supervisor.interrupts import Interrupts
 from trainer.supervisor.watch import Failure, How, Timeouts, first_failure
@@ -18,7 +19,7 @@ USER_ERROR = 2  # the exit code of a command that failed for a user's reason, an
 
 def supervise(
     command: Sequence[str],
-    workers: int,
+    workers: int | Sequence[Task],
     *,
     log_folder: Path | None = None,
     environment: Mapping[str, str] | None = None,
@@ -27,6 +28,9 @@ def supervise(
 ) -> None:
     """Runs `workers` processes of one command to their end; returns when all have ended with exit code 0. When one
     fails, or is not heard of for too long, all are ended. To be called in the main thread.
+
+    Given tasks in place of a number (environment.py) it returns when those that do not serve have ended so; one that is
+    replaceable is started again, a few times, unless what it failed of is a user's error.
 
     log_folder: gets rank-0.log and so on; logs of runs before are added to. environment: variables for every rank,
     beside this process's and a rank's own (environment.py). pin_cores: each rank on one core, in turn.
@@ -38,9 +42,10 @@ def supervise(
       SystemExit: likewise, for SIGTERM (code 143) and SIGHUP (129).
     """
     timeouts = timeouts or Timeouts()
-    with Interrupts() as interrupts, Group(workers, timeouts, log_folder) as group:
+    tasks = equal_tasks(workers) if isinstance(workers, int) else workers
+    with Interrupts() as interrupts, Group(tasks, timeouts, log_folder) as group:
         group.start(command, environment or {}, pin_cores)
-        while not group.has_ended():
+        while not group.is_done():
             group.attend()
             if interrupts.received:
                 signals = dict.fromkeys((interrupts.received[0], signal.SIGTERM))
@@ -49,15 +54,27 @@ def supervise(
             if group.refusal:
                 raise group.refusal
             failure = first_failure(group.standings, group.clock.now, timeouts)
-            if failure:
+            if failure and _is_users(failure, group) is None and group.may_replace(failure.rank):
+                stopped = failure.rank in group.stopped()
+                group.replace(failure.rank, in_short(failure, group.standings, stopped))
+            elif failure:
                 raise _error(failure, group, log_folder)
+
+
+def _is_users(failure: Failure, group: Group) -> UserError | None:
+    """The user's error that a rank ended with and said."""
+    output, status = group.outputs[failure.rank], group.standings[failure.rank].status
+    if failure.how is How.ENDED and status == USER_ERROR and output.error:
+        return UserError(output.error)
+    return None
 
 
 def _error(failure: Failure, group: Group, log_folder: Path | None) -> UserError:
     """Ends the group; returns what it failed of."""
+    users = _is_users(failure, group)
+    if users is not None:
+        return users
     output = group.outputs[failure.rank]
-    if failure.how is How.ENDED and group.standings[failure.rank].status == USER_ERROR and output.error:
-        return UserError(output.error)
     stopped, then = group.stopped(), [replace(standing) for standing in group.standings]
     group.end([signal.SIGTERM])  # while it lasts a rank may go on: one that was stopped, or that TensorFlow made deaf
     standings = [replace(one, status=now.status) for one, now in zip(then, group.standings, strict=True)]

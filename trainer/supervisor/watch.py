@@ -42,12 +42,15 @@ class PatientClock:
 class Standing:
     """What is known of one rank; times are the clock's, None for what has not happened.
 
-    joined: it joined. heard: its last beat; None again when it left the group. step, phase: where it said it was; no
-    steps are expected in a phase that has a name. moved: when step or phase last changed. failing, reason: it said that
-    it fails, and of what. ended, status: its process ended, with this exit code, or minus the signal that killed it.
+    title: what it is besides, behind a space, or "". began: it was started. joined: it joined. heard: its last beat;
+    None again when it left the group. step, phase: where it said it was; no steps are expected in a phase that has a
+    name. moved: when step or phase last changed. failing, reason: it said that it fails, and of what. ended, status:
+    its process ended, with this exit code, or minus the signal that killed it.
     """
 
     rank: int
+    title: str = ""
+    began: float = 0.0
     joined: float | None = None
     heard: float | None = None
     step: int | None = None
@@ -110,8 +113,8 @@ def _absent(standings: list[Standing], now: float, timeouts: Timeouts) -> Failur
     joined = [one.joined for one in standings if one.joined is not None]
     if not joined:
         return None
-    waited = now - min(joined)
     for one in standings:
+        waited = now - max(min(joined), one.began)
         if one.joined is None and (one.ended is not None or waited > timeouts.join):
             return Failure(one.rank, How.ABSENT, waited)
     return None

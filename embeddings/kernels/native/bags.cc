@@ -15,13 +15,9 @@ Status Layout::Read(OpKernelConstruction* context) {
   TF_RETURN_IF_ERROR(context->GetAttr("combiners", &combiner_names));
   TF_RETURN_IF_ERROR(context->GetAttr("N", &features));
   TF_RETURN_IF_ERROR(context->GetAttr("T", &tables));
-  const size_t wanted = static_cast<size_t>(features);
-  if (names.size() != wanted || table_of.size() != wanted || combiner_names.size() != wanted) {
-    return errors::InvalidArgument("feature_names, table_of and combiners: one for each of the ", features,
-                                   " features is wanted");
-  }
-  for (int table : table_of) {
-    if (table < 0 || table >= tables) return errors::InvalidArgument("table_of: no table ", table);
+  TF_RETURN_IF_ERROR(CheckFeatures());
+  if (combiner_names.size() != static_cast<size_t>(features)) {
+    return errors::InvalidArgument("combiners: one for each of the ", features, " features is wanted");
   }
   for (const std::string& name : combiner_names) {
     if (name == "none") {
@@ -35,6 +31,17 @@ Status Layout::Read(OpKernelConstruction* context) {
     } else {
       return errors::InvalidArgument("no combiner '", name, "'");
     }
+  }
+  return tensorflow::OkStatus();
+}
+
+Status Layout::CheckFeatures() const {
+  const size_t wanted = static_cast<size_t>(features);
+  if (names.size() != wanted || table_of.size() != wanted) {
+    return errors::InvalidArgument("feature_names and table_of: one for each of the ", features, " features is wanted");
+  }
+  for (int table : table_of) {
+    if (table < 0 || table >= tables) return errors::InvalidArgument("table_of: no table ", table);
   }
   return tensorflow::OkStatus();
 }

@@ -58,6 +58,9 @@ struct Layout {
   int features = 0, tables = 0;
 
   tensorflow::Status Read(tensorflow::OpKernelConstruction* context);
+
+  // Whether there is a name and a table for each feature.
+  tensorflow::Status CheckFeatures() const;
 };
 
 // Reads features from inputs [ids: features][splits: features][weights: features] that begin at input `start`.

@@ -65,6 +65,7 @@ class CountedIds {
   }
 
   std::vector<uint32_t>& counts() { return counts_; }
+  const std::vector<int64_t>& ids() const { return distinct_.ids(); }
 
  private:
   DistinctIds distinct_;

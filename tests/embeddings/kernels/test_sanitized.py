@@ -36,7 +36,7 @@ def test_no_byte_out_of_bounds(tmp_path):
         "HEADRACE_CACHE": str(tmp_path),
         "HEADRACE_KERNELS": "require",
     }
-    tests = [str(Path(__file__).with_name(f"test_{name}.py")) for name in ("twins", "ids", "unique")]
+    tests = [str(Path(__file__).with_name(f"test_{name}.py")) for name in ("twins", "ids", "unique", "blocks")]
     tests.append(str(ROOT / "tests" / "embeddings" / "test_interactions.py"))
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)

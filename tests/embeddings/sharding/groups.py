@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
+from strategies.mirrored import DEVICES
 from trainer.supervisor.environment import tf_config
 from trainer.supervisor.ports import HeldPorts
 
@@ -16,11 +17,13 @@ ROOT = Path(__file__).parents[3]
 PATIENCE = 400  # seconds
 
 
-def run_group(program: Path, arguments: Sequence[str], ranks: int) -> None:
-    """Runs a program as `ranks` processes under TF_CONFIG, or alone without it; fails with what they said."""
+def run_group(program: Path, arguments: Sequence[str], ranks: int, devices: int | None = None) -> None:
+    """Runs a program as `ranks` processes under TF_CONFIG, or alone without it; fails with what they said. devices:
+    what HEADRACE_DEVICES says."""
     with closing(HeldPorts(ranks)) as ports:
         processes = [
-            _started([sys.executable, str(program), *arguments], rank, ports.addresses) for rank in range(ranks)
+            _started([sys.executable, str(program), *arguments], rank, ports.addresses, devices)
+            for rank in range(ranks)
         ]
         try:
             said = [process.communicate(timeout=PATIENCE)[0] for process in processes]
@@ -33,9 +36,12 @@ def run_group(program: Path, arguments: Sequence[str], ranks: int) -> None:
     assert not failed, "\n".join(f"rank {rank}: {said[rank][-3000:]}" for rank in failed)
 
 
-def _started(command: Sequence[str], rank: int, addresses: Sequence[str]) -> subprocess.Popen[str]:
+def _started(command: Sequence[str], rank: int, addresses: Sequence[str], devices: int | None) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    environment.pop("TF_CONFIG", None)
+    for name in ("TF_CONFIG", DEVICES):
+        environment.pop(name, None)
+    if devices is not None:
+        environment[DEVICES] = str(devices)
     if len(addresses) > 1:
         environment["TF_CONFIG"] = tf_config(rank, addresses)
     return subprocess.Popen(

@@ -15,9 +15,9 @@ EVERYTHING.remove("hot_cold+rejecting")  # is refused
 RTOL = 1e-5
 
 
-def _trained(folder, ranks, steps, scenarios):
-    """What each rank left, by scenario: [rank] arrays by name."""
-    run_group(PROGRAM, [str(folder), str(steps), *scenarios], ranks)
+def _trained(folder, ranks, steps, scenarios, devices=None):
+    """What each rank left, or the first of a process' `devices` replicas, by scenario: [rank] arrays by name."""
+    run_group(PROGRAM, [str(folder), str(steps), *scenarios], ranks, devices)
     return {each: [np.load(folder / f"{each}-{rank}.npz") for rank in range(ranks)] for each in scenarios}
 
 
@@ -26,9 +26,9 @@ def _same(ours, alone):
     return all(np.allclose(ours[name], alone[name], rtol=RTOL, atol=RTOL * np.abs(alone[name]).max()) for name in alone)
 
 
-def _assert_same(folder, ranks, steps, scenarios):
+def _assert_same(folder, ranks, steps, scenarios, devices=None):
     alone = _trained(folder / "alone", 1, steps, scenarios)
-    together = _trained(folder / "together", ranks, steps, scenarios)
+    together = _trained(folder / "together", ranks, steps, scenarios, devices)
     wrong = [
         f"{each}, rank {rank}"
         for each in scenarios
@@ -49,6 +49,14 @@ def test_two_ranks_train_what_one_does(folder):
     _assert_same(folder, 2, 40, COVERING)
 
 
+@pytest.mark.parametrize(
+    ("devices", "scenarios"),
+    [(2, ["table_wise+dynamic", "hot_cold", "column_wise"]), (4, ["row_wise+rejecting"])],
+)
+def test_replicas_of_one_process_train_what_one_does(folder, devices, scenarios):
+    _assert_same(folder, 1, 40, scenarios, devices)
+
+
 def test_a_broken_exchange_is_seen(folder):
     """The check above can fail: here vectors and gradients come back in another order."""
     alone = _trained(folder / "alone", 1, 10, ["row_wise"])
@@ -60,3 +68,9 @@ def test_a_broken_exchange_is_seen(folder):
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_every_sharding_type_at_every_size(folder, ranks):
     _assert_same(folder, ranks, 200, EVERYTHING)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("devices", [2, 4])
+def test_every_sharding_type_over_any_number_of_replicas(folder, devices):
+    _assert_same(folder, 1, 200, EVERYTHING, devices)

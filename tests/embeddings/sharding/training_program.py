@@ -1,6 +1,6 @@
 """One rank's training: run as a process a rank, it leaves losses and tables for the tests to compare.
 
-    python training_program.py OUT STEPS SCENARIO...     under TF_CONFIG, or alone
+    python training_program.py OUT STEPS SCENARIO...     under TF_CONFIG, or alone, or of HEADRACE_DEVICES replicas
 
 A scenario is a sharding type, then perhaps "+dynamic", "+rejecting", a dynamic table that admits by frequency, or
 "+broken", an exchange that mixes up rows.
@@ -15,7 +15,8 @@ import numpy as np
 from embeddings import Adagrad, FeatureConfig, FrequencyAdmission, RowWiseAdagrad, ShardedEmbedding, TableConfig
 from embeddings.sharding import ShardingPlan, TableSharding
 from foundation.tf import keras, tf
-from strategies import create_strategy
+from strategies import MirroredStrategy, create_strategy
+from strategies.mirrored import DEVICES
 
 BATCH, ROWS, SECOND_ROWS = 32, 3_000, 40
 
@@ -23,10 +24,12 @@ BATCH, ROWS, SECOND_ROWS = 32, 3_000, 40
 def main() -> None:
     out, steps, scenarios = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
     tf.config.threading.set_intra_op_parallelism_threads(1)
-    strategy = create_strategy("multi_worker" if "TF_CONFIG" in os.environ else "single")
+    joined = "multi_worker" if "TF_CONFIG" in os.environ else "single"
+    strategy = create_strategy("mirrored" if DEVICES in os.environ else joined)
+    rank = 0 if isinstance(strategy, MirroredStrategy) else strategy.communicator.rank
     for scenario in scenarios:
         results = _train(strategy, scenario, steps)
-        np.savez(out / f"{scenario}-{strategy.communicator.rank}.npz", **results)
+        np.savez(out / f"{scenario}-{rank}.npz", **results)
 
 
 def _break(communicator):
@@ -81,6 +84,16 @@ def _batch(k, rank, size):
     return inputs, tf.constant(label[rows])
 
 
+def _batches(strategy, steps):
+    """What the strategy gives its step, from each of its ranks' slices."""
+    communicator = strategy.communicator
+
+    def of_rank(rank):
+        return (_batch(k, rank, communicator.size) for k in range(steps))
+
+    return strategy.distribute([of_rank(rank) for rank in strategy.ranks])
+
+
 def _train(strategy, scenario, steps):
     kind, _, how = scenario.partition("+")
     communicator = strategy.communicator
@@ -102,7 +115,8 @@ def _train(strategy, scenario, steps):
         optimizer = keras.optimizers.SGD(0.05)
         optimizer.build([*dense.trainable_variables, layer.gradient_trap])
 
-    def one(inputs, label):
+    def one(batch):
+        inputs, label = batch
         with tf.GradientTape() as tape:
             vectors = layer(inputs, training=True)
             joined = tf.concat([vectors["history"], vectors["item"], vectors["other"]], 1)
@@ -112,10 +126,10 @@ def _train(strategy, scenario, steps):
         return communicator.all_reduce(loss)
 
     @tf.function(reduce_retracing=True)
-    def step(inputs, label):
-        return strategy.run(one, inputs, label)
+    def step(batch):
+        return strategy.run(one, batch)
 
-    losses = [float(step(*_batch(k, communicator.rank, communicator.size))) for k in range(steps)]
+    losses = [float(step(batch)) for batch in _batches(strategy, steps)]
 
     @tf.function
     def read():

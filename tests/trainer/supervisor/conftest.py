@@ -14,17 +14,21 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 
-# The supervisor: PROGRAM WORKERS OPTIONS, the options as JSON. Ctrl-C works in it however the tests themselves run.
+# The supervisor: PROGRAM WORKERS OPTIONS, the options as JSON; "servers" of them make it a coordinator's group. Ctrl-C
+# works in it however the tests themselves run.
 SUPERVISOR = """
 import json, signal, sys
 from pathlib import Path
 from trainer.main import exit_code_of
+from trainer.supervisor.environment import parameter_server_tasks
 from trainer.supervisor.supervise import supervise
 from trainer.supervisor.watch import Timeouts
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 program, workers, options = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
 timeouts = Timeouts(**{"between_beats": 0.1, **options.pop("timeouts", {})})
+if "servers" in options:
+    workers = parameter_server_tasks(workers, options.pop("servers"))
 if "log_folder" in options:
     options["log_folder"] = Path(options["log_folder"])
 sys.exit(exit_code_of(lambda: supervise([sys.executable, program], workers, timeouts=timeouts, **options)))

@@ -1,0 +1,210 @@
+"""Static tables by logical bucket.
+
+A part is saved as arrays [buckets held, rows of a bucket, width], slot variables of one number a row without the last
+dimension: the row of id i stands at [place of bucket i % BUCKETS among the part's, i // BUCKETS]. What is beyond the
+vocabulary is zeros. So the rows of a bucket lie together whoever wrote them, and are read alone. The hot part of a
+hot_cold table is saved as `ids` [n] int64, rising, and arrays [n, width]: it, not the cold part, has the truth of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from embeddings.checkpoints.arrays import REMEDY, SavedArray, Writer
+from embeddings.checkpoints.columns import Source, sources
+from embeddings.checkpoints.manifest import SavedPart
+from embeddings.checkpoints.variables import (
+    BYTES_TOGETHER,
+    put,
+    row_bytes,
+    rows_at_once,
+    stretches,
+    taken,
+    variables_of,
+)
+from embeddings.sharding.held import HeldShard
+from embeddings.sharding.sharded import BUCKETS
+from foundation.errors import UserError
+from foundation.tf import tf
+
+_BYTES_OF_A_BUCKET_TOGETHER = 1 << 20
+
+
+def save(shard: HeldShard, root: Path, path: str) -> SavedPart:
+    """Writes arrays `path`/NAME below `root`."""
+    save_one = _save_buckets if shard.ids is None else _save_listed
+    arrays = {name: save_one(shard, variable, root, f"{path}/{name}") for name, variable in _variables(shard).items()}
+    buckets = np.arange(BUCKETS)
+    if shard.ids is None:
+        buckets = _used(shard)
+    else:
+        arrays["ids"] = _save_ids(shard.ids, root, f"{path}/ids")
+    updates = int(shard.held.updates.numpy())
+    return SavedPart(shard.config.name, shard.columns, buckets, shard.ids is not None, updates, arrays)
+
+
+def restore(shard: HeldShard, root: Path, parts: Sequence[SavedPart]) -> None:
+    """Reads what the shard holds from the table's saved parts.
+
+    Raises:
+      UserError: a part is missing or damaged.
+    """
+    by_bucket, hot = [part for part in parts if not part.hot], [part for part in parts if part.hot]
+    for name, variable in _variables(shard).items():
+        wide = variable.shape.rank == 2
+        found = [_Bucketed(source) for source in sources(root, by_bucket, name, shard.columns, wide)]
+        _need_all(shard, root, found, wide)
+        if shard.ids is None:
+            _restore_buckets(shard, variable, found)
+        else:
+            _restore_listed(shard, variable, found)
+        for source in sources(root, hot, name, shard.columns, wide):
+            _restore_hot(shard, variable, source, _ids_of(root, source.part))
+    shard.held.updates.assign(max(part.updates for part in parts))
+
+
+def _save_buckets(shard: HeldShard, variable: tf.Variable, root: Path, path: str) -> SavedArray:
+    buckets, size = _used(shard), _vocabulary_size(shard)
+    deep = -(-size // BUCKETS)
+    together = [max(BYTES_TOGETHER // (deep * row_bytes(variable)), 1), _rows_together(shard), *variable.shape[1:]]
+    writer = Writer(root, path, [len(buckets), deep, *variable.shape[1:]], variable.dtype.name, together)
+    for piece in writer.pieces():
+        ids = _grid(buckets[piece[0]], piece[1])
+        inside = ids < size
+        values = taken(variable, shard.rows_of(np.where(inside, ids, ids[0, 0])))
+        values[~inside] = 0
+        writer.write(piece, values)
+    return writer.close()
+
+
+def _save_listed(shard: HeldShard, variable: tf.Variable, root: Path, path: str) -> SavedArray:
+    together = [max(BYTES_TOGETHER // row_bytes(variable), 1), *variable.shape[1:]]
+    writer = Writer(root, path, [int(variable.shape[0]), *variable.shape[1:]], variable.dtype.name, together)
+    for piece in writer.pieces():
+        writer.write(piece, taken(variable, np.arange(piece[0].start, piece[0].stop)))
+    return writer.close()
+
+
+def _save_ids(ids: np.ndarray, root: Path, path: str) -> SavedArray:
+    writer = Writer(root, path, [len(ids)], "int64", [BYTES_TOGETHER // 8])
+    for piece in writer.pieces():
+        writer.write(piece, ids[piece])
+    return writer.close()
+
+
+class _Bucketed:
+    """A source, and where in it each bucket is: -1 if it is not."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.place = np.full(BUCKETS, -1)
+        self.place[source.part.buckets] = np.arange(len(source.part.buckets))
+
+
+def _restore_buckets(shard: HeldShard, variable: tf.Variable, found: list[_Bucketed]) -> None:
+    size = _vocabulary_size(shard)
+    for buckets, stretch in _pieces(shard, variable):
+        values = _of_buckets(variable, found, buckets, stretch)
+        ids = _grid(buckets, stretch)
+        inside = ids < size
+        if not inside.all():
+            ids, values = ids[inside], values[inside]
+        put(variable, shard.rows_of(ids).reshape(-1), values.reshape(-1, *variable.shape[1:]))
+
+
+def _of_buckets(variable: tf.Variable, found: list[_Bucketed], buckets: np.ndarray, stretch: slice) -> np.ndarray:
+    out = None
+    for each in found:
+        places = each.place[buckets]
+        here = np.flatnonzero(places >= 0)
+        if not len(here):
+            continue
+        values = each.source.read(places[here], stretch)
+        shape = (len(buckets), values.shape[1], *variable.shape[1:])
+        if values.shape == shape:
+            return values
+        if out is None:
+            out = np.empty(shape, values.dtype)
+        each.source.put(out, here, values)
+    assert out is not None
+    return out
+
+
+def _restore_listed(shard: HeldShard, variable: tf.Variable, found: list[_Bucketed]) -> None:
+    assert shard.ids is not None
+    for stretch in stretches(len(shard.ids), rows_at_once(variable)):
+        ids = shard.ids[stretch]
+        out = None
+        for each in found:
+            places = each.place[ids % BUCKETS]
+            here = np.flatnonzero(places >= 0)
+            if len(here):
+                values = each.source.read_at(places[here], (ids // BUCKETS)[here])
+                if out is None:
+                    out = np.empty((len(ids), *variable.shape[1:]), values.dtype)
+                each.source.put(out, here, values)
+        assert out is not None
+        put(variable, np.arange(stretch.start, stretch.stop), out)
+
+
+def _restore_hot(shard: HeldShard, variable: tf.Variable, source: Source, ids: np.ndarray) -> None:
+    wanted = np.isin(ids % BUCKETS, shard.buckets)
+    if shard.ids is not None:
+        wanted &= np.isin(ids, shard.ids)
+    if shard.but is not None:
+        wanted &= ~np.isin(ids, shard.but)
+    places = np.flatnonzero(wanted)
+    for stretch in stretches(len(places), rows_at_once(variable)):
+        put(variable, shard.rows_of(ids[places[stretch]]), source.read(places[stretch]))
+
+
+def _ids_of(root: Path, part: SavedPart) -> np.ndarray:
+    (source,) = sources(root, [part], "ids", part.columns, wide=False)
+    return source.read(slice(None))
+
+
+def _need_all(shard: HeldShard, root: Path, found: list[_Bucketed], wide: bool) -> None:
+    """Raises UserError unless every row and column comes from one source."""
+    times = np.zeros((BUCKETS, shard.columns[1] - shard.columns[0] if wide else 1), np.int64)
+    for each in found:
+        times[each.source.part.buckets, each.source.into or slice(None)] += 1
+    if (times[_used(shard)] != 1).any():
+        raise UserError(f"{root}: table '{shard.config.name}' is not all there, or twice.", REMEDY)
+
+
+def _pieces(shard: HeldShard, variable: tf.Variable) -> Iterator[tuple[np.ndarray, slice]]:
+    """(buckets, rows of each) of a shard, as much at once as fits in memory."""
+    buckets, deep = _used(shard), -(-_vocabulary_size(shard) // BUCKETS)
+    most = rows_at_once(variable)
+    step = deep if deep <= most else max(most // _rows_together(shard), 1) * _rows_together(shard)
+    for of_buckets in stretches(len(buckets), max(most // deep, 1)):
+        for stretch in stretches(deep, step):
+            yield buckets[of_buckets], stretch
+
+
+def _rows_together(shard: HeldShard) -> int:
+    """Of one bucket, read as one: the same for all parts and precisions of a table, so that none is read twice."""
+    return max(_BYTES_OF_A_BUCKET_TOGETHER // (4 * shard.config.dim), 1)
+
+
+def _grid(buckets: np.ndarray, stretch: slice) -> np.ndarray:
+    """[buckets, rows] int64: the ids."""
+    return buckets[:, np.newaxis] + BUCKETS * np.arange(stretch.start, stretch.stop)
+
+
+def _used(shard: HeldShard) -> np.ndarray:
+    """The buckets of a shard that have ids."""
+    buckets = shard.buckets if shard.ids is None else np.unique(shard.ids % BUCKETS)
+    return buckets[buckets < _vocabulary_size(shard)]
+
+
+def _vocabulary_size(shard: HeldShard) -> int:
+    assert shard.config.vocabulary_size is not None
+    return shard.config.vocabulary_size
+
+
+def _variables(shard: HeldShard) -> dict[str, tf.Variable]:
+    return variables_of(shard.held)

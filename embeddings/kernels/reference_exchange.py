@@ -1,0 +1,305 @@
+"""The twin of an exchange's kernels: ids to their owners, rows between streams and ranks, vectors to bags."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from embeddings.hashing import splitmix64
+from embeddings.kernels.group import Bag
+from embeddings.kernels.reference_ids import GROUP_BITS
+from embeddings.kernels.streams import Numbering, Owners, Stream
+from embeddings.pooling import assert_inside, checks_of, norms, pooled, rows_of_ids
+from embeddings.precision import rounded
+from foundation.tensors import ranges
+from foundation.tf import tf
+
+FEW_IDS = 4096  # of a table: one group of them is enough
+
+
+def distinct_by_owner(
+    bags: Sequence[Bag], tables: Sequence[Owners], ranks: int, counted: bool = False
+) -> tuple[list[tf.Tensor], tf.Tensor, list[tf.Tensor]]:
+    """What an exchange sends of every table, each looked up by one bag at least. Returns
+
+    - of each table its distinct ids [u, 1] int64, rank by rank, those that are common last; or counted [u, 2], and how
+      often each came. Among a rank's, ids are in the order of the first bits of their hash (not of a table with FEW_IDS
+      or fewer), then of first occurrence;
+    - splits [tables, ranks + 2] int64: where each rank's begin, the common ones do, and these end;
+    - of each bag, places [n] int64: where its ids stand among its table's distinct ones.
+
+    Raises:
+      tf.errors.InvalidArgumentError: an id is outside its vocabulary, buckets are no power of two, or an owner is no
+        rank.
+    """
+    distinct, splits = [], []
+    places: list[tf.Tensor] = [None] * len(bags)
+    for number, owners in enumerate(tables):
+        of_table = [b for b, bag in enumerate(bags) if bag.table == number]
+        checks = []
+        if (size := owners.vocabulary_size) is not None:
+            checks = [assert_inside(bags[b].name, bags[b].ids, size) for b in of_table]
+        with tf.control_dependencies([check for check in checks if check is not None]):
+            ids = tf.concat([bags[b].ids for b in of_table], 0)
+        unique, cuts, found = _unique(
+            ids, tf.constant(owners.of_buckets, tf.int64), ranks, owners.modulo, owners.common
+        )
+        columns = [unique]
+        if counted:
+            columns.append(tf.math.unsorted_segment_sum(tf.ones_like(found), found, tf.size(unique)))
+        distinct.append(tf.stack(columns, 1))
+        splits.append(cuts)
+        for b, own in zip(of_table, tf.split(found, [tf.size(bags[b].ids) for b in of_table]), strict=True):
+            places[b] = own
+    return distinct, tf.stack(splits), places
+
+
+def unique_by_owner(
+    ids: tf.Tensor, owners: tf.Tensor, ranks: int, modulo: bool = False
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """The same of one table: (distinct ids [u] int64; splits [ranks + 1] int64; places [n] int64). owners: [buckets]
+    int64, see `Owners`."""
+    distinct, splits, places = _unique(ids, owners, ranks, modulo, np.zeros(0, np.int64))
+    return distinct, splits[:-1], places
+
+
+def _unique(
+    ids: tf.Tensor, owners: tf.Tensor, ranks: int, modulo: bool, common: np.ndarray
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    count = tf.size(owners)
+    good = tf.reduce_all((owners >= 0) & (owners < ranks))
+    power = tf.equal(tf.bitwise.bitwise_and(count, count - 1), 0) & (count > 0)
+    checks = [
+        tf.debugging.Assert(power, ["owners: a power of two of buckets is wanted, not", count]),
+        tf.debugging.Assert(good, [f"owners: a bucket is given to a rank that is not among {ranks}", owners]),
+    ]
+    with tf.control_dependencies([check for check in checks if check is not None]):
+        distinct, places = tf.unique(ids, out_idx=tf.int64)
+    hashes = splitmix64(tf.cast(distinct, tf.uint64))
+    buckets = tf.cast(count, tf.int64)
+    # the first log2(buckets) bits of 32 that are enough for any number of buckets
+    upper = tf.cast(tf.bitwise.right_shift(hashes, tf.constant(32, tf.uint64)), tf.int64)
+    of_hash = tf.bitwise.right_shift(upper * buckets, tf.constant(32, tf.int64))
+    owner = tf.gather(owners, tf.bitwise.bitwise_and(distinct, buckets - 1) if modulo else of_hash)
+    if len(common):
+        known = tf.constant(common, tf.int64)
+        place = tf.minimum(tf.searchsorted(known, distinct), len(common) - 1)
+        owner = tf.where(tf.equal(tf.gather(known, place), distinct), tf.constant(ranks, tf.int64), owner)
+    group = tf.cast(tf.bitwise.right_shift(hashes, tf.constant(64 - GROUP_BITS, tf.uint64)), tf.int64)
+    group = tf.where(tf.size(ids) <= FEW_IDS, tf.zeros_like(group), group)
+    order = tf.argsort(owner * (1 << GROUP_BITS) + group, stable=True)
+    splits = tf.cumsum(tf.math.bincount(tf.cast(owner, tf.int32), minlength=ranks + 1, dtype=tf.int64))
+    moved = tf.math.invert_permutation(tf.cast(order, tf.int64))
+    return tf.gather(distinct, order), tf.concat([[0], splits], 0), tf.gather(moved, places)
+
+
+def pack(
+    pieces: Sequence[tf.Tensor],
+    piece_of: Sequence[int],
+    streams: Sequence[Stream],
+    starts: tf.Tensor,
+    sizes: tf.Tensor,
+    unit: int,
+    wire: tf.DType,
+    stochastic: bool = False,
+) -> tf.Tensor:
+    """[n, unit] of dtype `wire`: what is sent, rank by rank, within a rank stream by stream. Of stream s to rank r the
+    `sizes[s, r]` rows from `starts[s, r]` on ([streams, ranks] int64 each) of `pieces[piece_of[s]]` [rows, columns],
+    its columns of them. piece_of -1: there are no rows. Widths are multiples of `unit`. pieces: one at least. 16 bits
+    are rounded to the nearest, or with `stochastic` up or down by a hash of where in its piece a number is, the same
+    for whoever is sent it, and of the bits of all that is sent.
+
+    Raises:
+      tf.errors.InvalidArgumentError: a piece has no such rows or columns.
+    """
+    flat, offsets, offset = [], [], tf.constant(0, tf.int64)
+    offset_of: dict[tuple[int, int, int], tf.Tensor] = {}
+    checks = []
+    for number, (stream, piece) in enumerate(zip(streams, piece_of, strict=True)):
+        rows = tf.zeros([0, stream.width], pieces[0].dtype) if piece < 0 else pieces[piece]
+        columns = (stream.first_column, stream.first_column + stream.width)
+        inside = tf.reduce_all((starts[number] + sizes[number] <= tf.shape(rows, tf.int64)[0]) | (sizes[number] == 0))
+        inside &= tf.shape(rows)[1] >= columns[1]
+        checks.append(tf.debugging.Assert(inside, [f"stream {number}: no such rows of", tf.shape(rows), starts, sizes]))
+        of_piece = (piece, *columns)
+        if of_piece not in offset_of:  # parts of rows are sent from the same piece
+            flat.append(tf.reshape(rows[:, columns[0] : columns[1]], [-1, unit]))
+            offset_of[of_piece] = offset
+            offset += tf.shape(flat[-1], tf.int64)[0]
+        offsets.append(offset_of[of_piece])
+    units = _units(streams, unit)
+    places = ranges(tf.transpose(starts * units + tf.stack(offsets)[:, tf.newaxis]), tf.transpose(sizes * units))
+    with tf.control_dependencies([check for check in checks if check is not None]):
+        sent = tf.gather(tf.concat(flat, 0), places)
+    if not stochastic or wire not in (tf.bfloat16, tf.float16):
+        return tf.cast(sent, wire)
+    bits = tf.bitcast(sent, tf.uint32)
+    of_all = tf.reduce_sum(tf.cast(bits, tf.int64))
+    keys = [(max(piece, 0) << 32) + column for piece, column, _ in offset_of]
+    stored = [
+        rounded(rows, wire, key, tf.range(tf.shape(rows, tf.int64)[0]), of_all, 0)
+        for rows, key in zip(flat, keys, strict=True)
+    ]
+    return tf.gather(tf.concat(stored, 0), places)
+
+
+def unpack(received: tf.Tensor, streams: Sequence[Stream], sizes: tf.Tensor) -> list[tf.Tensor]:
+    """Of each stream its rows from all ranks, [sum(sizes[s]), width], float32 where the wire has floats. received: [n,
+    unit] as packed; sizes: [streams, ranks] int64: how many rows came of each from whom.
+
+    Raises:
+      tf.errors.InvalidArgumentError: sizes do not cover what was received.
+    """
+    unit = received.shape[1]
+    units = _units(streams, unit)
+    widths = sizes * units
+    of_streams = tf.split(_by_stream(received, widths), tf.reduce_sum(widths, 1), num=len(streams))
+    plain = tf.float32 if received.dtype.is_floating else received.dtype
+    return [
+        tf.cast(tf.reshape(piece, [-1, stream.width]), plain) for piece, stream in zip(of_streams, streams, strict=True)
+    ]
+
+
+def arrived_ids(
+    received: tf.Tensor, sizes: tf.Tensor, numberings: Sequence[Numbering]
+) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    """The ids that came, [n, 1] or [n, 2] as `distinct_by_owner` has them, stream by stream as numbers of rows [n_s]
+    int64; and how often each came [n_s], if that is told, else nothing [0]. sizes: [streams, ranks] int64."""
+    of_streams = tf.split(_by_stream(received, sizes), tf.reduce_sum(sizes, 1), num=len(numberings))
+    rows = [numbered(numbering, piece[:, 0]) for numbering, piece in zip(numberings, of_streams, strict=True)]
+    return rows, [tf.reshape(piece[:, 1:], [-1]) for piece in of_streams]
+
+
+def numbered(numbering: Numbering, ids: tf.Tensor) -> tf.Tensor:
+    """[n] int64: the numbers of the rows of `ids` [n].
+
+    Raises:
+      tf.errors.InvalidArgumentError: an id does not stand among those known by their places.
+    """
+    if numbering.by == "ids":
+        return ids
+    known = tf.constant(numbering.known, tf.int64)
+    if numbering.by == "buckets":
+        buckets = len(numbering.known)
+        bucket = tf.bitwise.bitwise_and(ids, tf.constant(buckets - 1, tf.int64))
+        return tf.gather(known, bucket) + tf.bitwise.right_shift(ids, tf.constant(buckets.bit_length() - 1, tf.int64))
+    places = tf.searchsorted(known, ids, out_type=tf.int64)
+    there = tf.gather(tf.concat([known, [-1]], 0), places)
+    check = tf.debugging.Assert(tf.reduce_all(tf.equal(there, ids)), ["this part does not hold all of the ids", ids])
+    with tf.control_dependencies([] if check is None else [check]):
+        return tf.identity(places)
+
+
+def pool(
+    received: tf.Tensor,
+    local: Mapping[int, tf.Tensor],
+    streams: Sequence[Stream],
+    starts: tf.Tensor,
+    sizes: tf.Tensor,
+    dims: Sequence[int],
+    bags: Sequence[Bag],
+) -> list[tf.Tensor]:
+    """[B, dim] float32 of each bag, pooled from its ids' vectors; `ids` of a bag are their places among its table's
+    distinct ids. received: [n, unit], the vectors of the streams that travel, as packed. local: those [rows, width]
+    float32 of the others, by stream. starts, sizes: [streams, ranks] int64: where among the table's distinct ids those
+    begin whose vectors a rank has sent, and how many they are. dims: of the tables.
+
+    Raises:
+      tf.errors.InvalidArgumentError: sizes do not cover what was received, a place is beyond the table's ids, a weight
+        is not finite, or splits do not rise from 0 to the number of ids.
+    """
+    travels = tf.constant([[0 if s in local else 1] for s in range(len(streams))], tf.int64)
+    pieces = unpack(received, streams, sizes * travels)
+    by_columns: dict[int, dict[int, list[tf.Tensor]]] = {table: {} for table in range(len(dims))}
+    for s, (stream, piece) in enumerate(zip(streams, pieces, strict=True)):
+        by_columns[stream.table].setdefault(stream.first_column, []).append(local.get(s, piece))
+    whole = [
+        tf.concat([tf.concat(rows, 0) for _, rows in sorted(columns.items())], 1) for columns in by_columns.values()
+    ]
+    outputs = []
+    for bag in bags:
+        vectors = whole[bag.table]
+        with tf.control_dependencies(checks_of_places(bag, tf.shape(vectors, tf.int64)[0])):
+            outputs.append(pooled(tf.gather(vectors, bag.ids), bag))
+    return outputs
+
+
+def sums(
+    bags: Sequence[Bag], gradients: Sequence[tf.Tensor], counts: tf.Tensor, dims: Sequence[int]
+) -> list[tf.Tensor]:
+    """Of each table [counts[t], dims[t]] float32: the gradient of each of its distinct ids, summed over the bags, whose
+    `ids` are places among these. gradients: [B, dim] of each bag's output; counts: [tables] int64.
+
+    Raises:
+      tf.errors.InvalidArgumentError: as `pool`.
+    """
+    found = [tf.zeros([counts[table], dim]) for table, dim in enumerate(dims)]
+    checks = [check for bag in bags for check in checks_of_places(bag, counts[bag.table])]
+    with tf.control_dependencies(checks):
+        places = [tf.identity(bag.ids) for bag in bags]
+    asked = {bag.table: counts[bag.table] for bag in bags}
+    for table, of_table in summed_at(places, asked, list(bags), list(gradients)).items():
+        found[table] = of_table
+    return found
+
+
+def summed_at(
+    places: Sequence[tf.Tensor], counts: Mapping[int, tf.Tensor], bags: list[Bag], gradients: list[tf.Tensor]
+) -> dict[int, tf.Tensor]:
+    """By table [count, dim]: the gradient of each of its distinct ids, summed over the bags. places: [n] int64 of each
+    bag, where its ids stand among the table's distinct ones; counts: [] of each table, how many these are."""
+    parts: dict[int, list[tuple[tf.Tensor, tf.Tensor]]] = {}
+    for bag, of_bag, gradient in zip(bags, places, gradients, strict=True):
+        parts.setdefault(bag.table, []).append((of_bag, of_ids(tf.convert_to_tensor(gradient), bag)))
+    found = {}
+    for table, pieces in parts.items():
+        at, flat = (tf.concat(values, 0) for values in zip(*pieces, strict=True))
+        found[table] = tf.math.unsorted_segment_sum(flat, at, counts[table])
+    return found
+
+
+def of_ids(gradient: tf.Tensor, bag: Bag) -> tf.Tensor:
+    """[n, dim]: each id's share of its bag's gradient [B, dim]."""
+    if bag.splits is None:
+        return gradient
+    if bag.combiner != "sum":
+        gradient *= norms(bag)[:, tf.newaxis]
+    spread = tf.gather(gradient, rows_of_ids(bag.splits))
+    return spread if bag.weights is None else spread * bag.weights[:, tf.newaxis]
+
+
+def checks_of_places(bag: Bag, count: tf.Tensor) -> list[tf.Operation]:
+    """Assertions that a bag's ids are in 0..count-1, its weights finite and its splits sound."""
+    inside = tf.reduce_all((bag.ids >= 0) & (bag.ids < count))
+    message = f"feature {bag.name}: ids outside its vocabulary, the distinct ids of its table:"
+    checks = [tf.debugging.Assert(inside, [message, count])]
+    checks += [*checks_of([replace(bag, table=0)], [None]), *checks_of_splits(bag)]
+    return [check for check in checks if check is not None]
+
+
+def checks_of_splits(bag: Bag) -> list[tf.Operation]:
+    """An assertion that a bag's splits rise from 0 to the number of its ids."""
+    if bag.splits is None:
+        return []
+    good = tf.reduce_all(bag.splits[1:] >= bag.splits[:-1])
+    good &= tf.equal(bag.splits[0], 0) & tf.equal(bag.splits[-1], tf.size(bag.ids, tf.int64))
+    message = f"feature {bag.name}: row_splits must rise from 0 to the number of ids"
+    check = tf.debugging.Assert(good, [message, bag.splits], summarize=8)
+    return [] if check is None else [check]
+
+
+def _units(streams: Sequence[Stream], unit: int) -> tf.Tensor:
+    """[streams, 1] int64: of how many units a row of each is."""
+    return tf.constant([[stream.width // unit] for stream in streams], tf.int64)
+
+
+def _by_stream(rows: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+    """Rows that stand rank by rank, within each stream by stream, put stream by stream. sizes: [streams, ranks]."""
+    covered = tf.equal(tf.reduce_sum(sizes), tf.shape(rows, tf.int64)[0])
+    check = tf.debugging.Assert(covered, ["sizes do not cover what was received:", tf.shape(rows), sizes])
+    of_ranks = tf.transpose(sizes)
+    starts = tf.transpose(tf.reshape(tf.cumsum(tf.reshape(of_ranks, [-1]), exclusive=True), tf.shape(of_ranks)))
+    with tf.control_dependencies([] if check is None else [check]):
+        return tf.gather(rows, ranges(starts, sizes))

@@ -1,0 +1,43 @@
+"""What the kernels of an exchange work on: the parts of tables that travel, and who holds which ids."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A part of a table in an exchange: `width` columns of it from `first_column` on, of some of its distinct ids.
+    table: its place among those that are asked for."""
+
+    table: int
+    first_column: int
+    width: int
+
+
+@dataclass(frozen=True, eq=False)
+class Owners:
+    """Who holds a table's ids. of_buckets: [buckets] int64, a power of two of them: the rank that holds each. An id's
+    bucket is named by the first bits of its hash, or with `modulo` is the id modulo their number. common: [n] int64,
+    rising: ids that no rank owns. vocabulary_size: None: any id may come."""
+
+    of_buckets: np.ndarray
+    modulo: bool
+    common: np.ndarray
+    vocabulary_size: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class Numbering:
+    """How ids become numbers of rows. by "ids": they are. "buckets": `known` [buckets] int64, a power of two of them,
+    says where the rows of the ids that are equal modulo their number begin, which are in the order of ids. "places":
+    where they stand in `known` [n] int64, which rises."""
+
+    by: Literal["ids", "buckets", "places"]
+    known: np.ndarray
+
+
+AS_THEY_ARE = Numbering("ids", np.zeros(0, np.int64))

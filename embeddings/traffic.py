@@ -1,0 +1,68 @@
+"""What an exchange moved in its last training step, and how evenly: for TensorBoard and whoever tunes a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from embeddings.kernels.group import Bag
+from embeddings.sharding.sharded import ShardedTable
+from embeddings.wire import Wire
+from foundation.tf import tf
+
+_ID = 8  # bytes; with how often it came, where a table is dynamic, twice that
+
+
+class Traffic:
+    """Counts of the last training step. ids: [tables], occurrences that this rank asked for; sizes: [ranks, streams,
+    ranks], how many distinct ids of each part of each table went from whom to whom."""
+
+    def __init__(self, tables: Sequence[ShardedTable], rank: int, ranks: int, wire: Wire) -> None:
+        self._tables, self._rank, self._wire = list(tables), rank, wire
+        self._static = all(table.static for table in tables)
+        self._parts = [(place, part) for place, table in enumerate(tables) for part in table.parts]
+        self._ids = tf.Variable(np.zeros(len(tables), np.int64), trainable=False)
+        self._sizes = tf.Variable(np.zeros((ranks, len(self._parts), ranks), np.int64), trainable=False)
+
+    def note(self, bags: Sequence[Bag], asked: Sequence[int], sizes: tf.Tensor) -> None:
+        """bags: of the step; asked: the tables they are of, rising; sizes: [ranks, the parts of those, ranks] int64."""
+        counts = [tf.zeros([], tf.int64)] * len(self._tables)
+        for bag in bags:
+            counts[bag.table] += tf.size(bag.ids, tf.int64)
+        self._ids.assign(tf.stack(counts))
+        streams = [number for number, (place, _) in enumerate(self._parts) if place in asked]
+        if len(streams) < len(self._parts):
+            spread = tf.scatter_nd(
+                np.array(streams)[:, np.newaxis],
+                tf.transpose(sizes, [1, 0, 2]),
+                np.array([len(self._parts), sizes.shape[0], sizes.shape[2]]),
+            )
+            sizes = tf.transpose(spread, [1, 0, 2])
+        self._sizes.assign(sizes)
+
+    def read(self) -> dict[str, float]:
+        """By name: "bytes/ids", "bytes/vectors", "bytes/gradients" that left this rank for others; of each table
+        "distinct/TABLE", distinct ids over ids, and "load/TABLE", the most ids that a rank was asked for over the
+        mean of the ranks."""
+        sizes, ids, rank = self._sizes.numpy(), self._ids.numpy(), self._rank
+        widths = np.array([part.width for _, part in self._parts])
+        travels = np.array([not part.replicated for _, part in self._parts])
+        there, back = sizes[rank].copy(), sizes[:, :, rank].T.copy()  # [streams, ranks]: to whom, from whom
+        there[:, rank] = back[:, rank] = 0
+        found = {
+            "bytes/ids": float(there.sum() * _ID * (1 if self._static else 2)),
+            "bytes/vectors": float((back.sum(1) * widths * travels).sum() * tf.as_dtype(self._wire.vectors).size),
+            "bytes/gradients": float((there.sum(1) * widths).sum() * tf.as_dtype(self._wire.gradients).size),
+        }
+        for place, table in enumerate(self._tables):
+            of_table = np.array([number for number, (owner, _) in enumerate(self._parts) if owner == place])
+            if not ids[place]:
+                continue
+            once = of_table[[bool(np.any(sizes[rank, number])) for number in of_table]]
+            columns = len(table.sharding.columns) or 1
+            found[f"distinct/{table.config.name}"] = float(sizes[rank, once].sum() / columns / ids[place])
+            load = sizes[:, of_table[travels[of_table]]].sum((0, 1))
+            if load.any():
+                found[f"load/{table.config.name}"] = float(load.max() / load.mean())
+        return found

@@ -1,0 +1,53 @@
+"""What an exchange's kernels make is the same to the bit at any number of threads."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from embeddings.kernels import compiled
+
+ROOT = Path(__file__).parents[3]
+STEP = """
+import hashlib, os
+import numpy as np
+from foundation.tf import tf
+tf.config.threading.set_intra_op_parallelism_threads(int(os.environ["THREADS"]))
+from embeddings.kernels import kernels
+from embeddings.kernels.group import Bag
+from embeddings.kernels.streams import Owners, Stream
+rng, nothing = np.random.default_rng(0), np.zeros(0, np.int64)
+tables = [Owners(rng.integers(0, 3, 1024), True, nothing, 5000), Owners(rng.integers(0, 3, 1024), False, nothing, None)]
+def bag(table, combiner, rows):
+    ids = tf.constant(rng.zipf(1.3, rows * 10) % 5000)
+    splits = tf.range(rows + 1, dtype=tf.int64) * 10 if combiner else None
+    return Bag("f", table, ids, splits, None, combiner)
+bags = [bag(0, "mean", 6000), bag(1, None, 4000), bag(0, None, 2000), bag(1, "sqrtn", 3000)]
+distinct, splits, places = kernels().distinct_by_owner(bags, tables, 3, True)
+bags = [Bag("f", b.table, p, b.splits, None, b.combiner) for b, p in zip(bags, places)]
+streams, dims = [Stream(0, 0, 16), Stream(1, 0, 24)], [16, 24]
+starts, sizes = splits[:, :3], splits[:, 1:4] - splits[:, :3]
+vectors = [tf.constant(rng.normal(size=(len(d), dim)), tf.float32) for d, dim in zip(distinct, dims)]
+sent = kernels().pack(vectors, [0, 1], streams, starts, sizes, 8, tf.bfloat16)
+outputs = kernels().pool(sent, {}, streams, starts, sizes, dims, bags)
+gradients = [tf.constant(rng.normal(size=o.shape), tf.float32) for o in outputs]
+sums = kernels().sums(bags, gradients, splits[:, -1], dims)
+back = kernels().pack(sums, [0, 1], streams, starts, sizes, 8, tf.bfloat16, stochastic=True)
+came = kernels().unpack(back, streams, sizes)
+arrays = [*distinct, splits, *places, tf.bitcast(sent, tf.uint16), *outputs, *sums, *came]
+print(hashlib.blake2b(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays)).hexdigest())
+"""
+
+
+@pytest.mark.skipif(not compiled(), reason="no compiler here: the twin does the work")
+def test_the_same_bits_at_any_number_of_threads():
+    digests = []
+    for threads in ("1", "2", "8"):
+        environment = {**os.environ, "THREADS": threads}
+        done = subprocess.run([sys.executable, "-c", STEP], cwd=ROOT, env=environment, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr.decode()[-3000:]
+        digests.append(done.stdout)
+    assert len(digests[0]) > 100
+    assert len(set(digests)) == 1

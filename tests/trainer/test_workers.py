@@ -1,0 +1,101 @@
+"""A job on several workers ends with what one makes of it, and says what went wrong."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+def _curves(run):
+    """{(stage, step, metric): value}"""
+    points = map(json.loads, (run / "curves.jsonl").read_text().splitlines())
+    return {(point["stage"], point["step"], point["metric"]): point["value"] for point in points}
+
+
+def _numbers(metrics, *path):
+    """Every value of nested metrics by its path."""
+    if isinstance(metrics, dict):
+        return {key: value for name in metrics for key, value in _numbers(metrics[name], *path, name).items()}
+    return {path: metrics} if isinstance(metrics, float) else {}
+
+
+def _assert_same_curves(run, other):
+    ours, theirs = _curves(run), _curves(other)
+    assert ours.keys() == theirs.keys()
+    for point, value in theirs.items():
+        assert ours[point] == pytest.approx(value, rel=1e-4, abs=1e-6), point
+
+
+def _process_of(rank, parent):
+    """The pid of a rank that `parent` started."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            stat, environment = (entry / "stat").read_text(), (entry / "environ").read_bytes()
+        except OSError:  # it ended meanwhile
+            continue
+        if int(stat.rpartition(")")[2].split()[1]) == parent and f"HEADRACE_RANK={rank}\0".encode() in environment:
+            return int(entry.name)
+    raise LookupError(f"no rank {rank}")
+
+
+@pytest.mark.parametrize("strategy", ["multi_worker", "mirrored"])
+def test_two_workers_end_with_one_workers_metrics(strategy, job_file, finished_run, tools, tmp_path):
+    run = tmp_path / "run"
+    words = [] if strategy == "multi_worker" else ["--strategy", strategy]  # the first is what several workers are
+    done = tools.command("run", job_file, "--run-dir", run, "--workers", 2, *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    _assert_same_curves(run, finished_run)
+    ours, theirs = (_numbers(json.loads((at / "metrics.json").read_text())) for at in (run, finished_run))
+    assert ours.keys() == theirs.keys()
+    models = [key for key in theirs if "milliseconds" not in key and "value" in key]
+    assert np.allclose([ours[key] for key in models], [theirs[key] for key in models], rtol=0.02, atol=0.01)
+    assert (run / "report.html").stat().st_size > 10_000
+    assert "retrieval: done in" in done.stderr
+    assert done.stderr.count("retrieval: epoch 1 of 2") == 1, "the chief alone speaks"
+    timeline = json.loads((run / "timelines" / "retrieval.json").read_text())["traceEvents"]
+    processes = {event["pid"] for event in timeline}
+    if strategy == "multi_worker":
+        assert processes == {0, 1}
+        assert sorted(path.name for path in (run / "logs").iterdir()) == ["rank-0.log", "rank-1.log"]
+
+
+def test_a_killed_rank_is_named_and_one_worker_goes_on(job_file, finished_run, tools, tmp_path):
+    run = tmp_path / "run"
+    process = tools.start("run", job_file, "--run-dir", run, "--workers", 2)
+    checkpoints = run / "checkpoints" / "retrieval"
+    victim = []
+
+    def first_checkpoint():
+        if any(checkpoints.glob("step-*")):
+            victim.append(_process_of(1, process.pid))
+        return bool(victim)
+
+    tools.kill_when(process, first_checkpoint, how=0)
+    os.kill(victim[0], signal.SIGKILL)
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode == 2, said
+    assert "rank 1 was killed by SIGKILL" in said or "rank 1" in said.partition("error:")[2], said
+    assert "Traceback" not in said
+    done = tools.command("run", job_file, "--run-dir", run)
+    assert done.returncode == 0, done.stderr
+    assert "retrieval: going on from step" in done.stderr
+    _assert_same_curves(run, finished_run)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--strategy", "single", "--workers", 2), "2 workers of strategy 'single', which is one process"),
+        (("--strategy", "multiworker"), "training.strategy"),
+        (("--strategy", "multi_worker"), "TF_CONFIG is not set"),
+        (("--workers", 0), "--workers"),
+    ],
+)
+def test_what_cannot_run_is_refused(words, message, job_file, tools, tmp_path):
+    refused = tools.command("run", job_file, "--run-dir", tmp_path / "run", *words)
+    assert refused.returncode == 2
+    assert message in refused.stderr
+    assert "Traceback" not in refused.stderr

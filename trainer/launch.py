@@ -1,0 +1,159 @@
+"""One call of a command on a job: in this process, or as the ranks that it starts."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from foundation.errors import UserError, first_line
+from trainer.job import Job, TrainingConfig, digest, load_job
+from trainer.run_directory import RunDirectory
+from trainer.supervisor.digests import software_digests
+from trainer.supervisor.environment import RANK, Task, equal_tasks, is_supervised, parameter_server_tasks
+from trainer.supervisor.member import Membership, join
+from trainer.supervisor.supervise import supervise
+from trainer.workspace import Workspace
+
+HOROVOD_RANK = "HOROVOD_RANK"  # horovodrun sets it
+LEFT_BEHIND = 3
+_PEER_GONE = re.compile(r"Socket closed|failed to connect|Connection re(set|fused)|rank \d+ \(pid \d+\) is gone")
+
+
+@dataclass(frozen=True)
+class JobCall:
+    """The words of a command, and its options. strategy, workers: in place of the job's; several workers of a job that
+    names no strategy are `multi_worker`."""
+
+    words: tuple[str, ...]
+    file: Path
+    overrides: tuple[str, ...] = ()
+    run_dir: Path | None = None
+    strategy: str | None = None
+    workers: int | None = None
+
+    @cached_property
+    def job(self) -> Job:
+        """Raises:
+        UserError: see `load_job`; or the strategy runs in one process and there are several workers.
+        """
+        given = [f"training.workers={self.workers}"] if self.workers is not None else []
+        given += [f"training.strategy={self.strategy}"] if self.strategy is not None else []
+        job = load_job(self.file, (*self.overrides, *given))
+        if job.training.workers > 1 and job.training.strategy == "single":
+            if "strategy" in job.training.model_fields_set:
+                raise UserError(
+                    f"training.workers: {job.training.workers} workers of strategy 'single', which is one process.",
+                    "Leave out the strategy, or give one for several: multi_worker, mirrored, horovod.",
+                )
+            training = job.training.model_copy(update={"strategy": "multi_worker"})
+            job = job.model_copy(update={"training": training})
+        return job
+
+    def workspace(self, membership: Membership | None = None) -> Workspace:
+        return Workspace(self.job, self.run, str(self.file), membership)
+
+    @cached_property
+    def run(self) -> RunDirectory:
+        return RunDirectory(self.run_dir or self.job.run_path())
+
+    def launched(self) -> bool:
+        """Runs the ranks to their end, if it is for this process to start them; else False: it is one of them, or they
+        are all in it.
+
+        Raises:
+          UserError: a rank failed, the run directory cannot be had, or the strategy's launcher is not there.
+        """
+        training = self.job.training
+        alone = training.workers == 1 and training.strategy != "parameter_server"
+        if alone or RANK in os.environ or HOROVOD_RANK in os.environ or "TF_CONFIG" in os.environ:
+            return False
+        if training.strategy == "horovod":
+            _become_horovodrun(self._command(), training.workers)
+        tasks = _tasks(training)
+        if tasks is None:
+            return False
+        with self.run.locked():
+            self.run.claim(self.job)
+            supervise(
+                self._command(),
+                tasks,
+                log_folder=self.run.path / "logs",
+                environment=_shares_of_cores(training.workers),
+            )
+        return True
+
+    def _command(self) -> list[str]:
+        options = [f"--set={override}" for override in self.overrides]
+        options += [f"--run-dir={self.run.path}", f"--strategy={self.job.training.strategy}"]
+        options += [f"--workers={self.job.training.workers}"]
+        return [sys.executable, "-m", "trainer.main", *self.words, str(self.file), *options]
+
+
+@contextmanager
+def as_member(job: Job) -> Iterator[Membership]:
+    """This process as a member of the group that its supervisor started, if one did.
+
+    Raises:
+      UserError: the ranks disagree on job, code or versions. SystemExit: with LEFT_BEHIND, after one line: an exchange
+        broke since another rank is gone, which is the one to speak of.
+    """
+    digests = {"job": digest(job.document()), **software_digests()} if is_supervised() else {}
+    with join(digests) as membership:
+        try:
+            yield membership
+        except Exception as error:
+            if membership.world_size == 1 or not _is_of_another_rank(error):
+                raise
+            print(f"ended, since another rank did: {first_line(error)}", file=sys.stderr)
+            raise SystemExit(LEFT_BEHIND) from None
+
+
+def serve_if_asked(job: Job, membership: Membership) -> None:
+    """In a process that is one of a parameter-server job's workers or servers: serves until it is ended."""
+    if job.training.strategy != "parameter_server":
+        return
+    from strategies.parameter_server import Cluster, serve
+
+    if Cluster.here().task != "chief":
+        membership.phase("serving")
+        serve()
+
+
+def _tasks(training: TrainingConfig) -> list[Task] | None:
+    """The processes to start; None: one is enough."""
+    if training.strategy == "multi_worker":
+        return equal_tasks(training.workers)
+    if training.strategy == "parameter_server":
+        return parameter_server_tasks(training.workers, training.servers)
+    return None
+
+
+def _is_of_another_rank(error: Exception) -> bool:
+    """Whether TensorFlow tells of a peer that is gone, not of this rank's own doing."""
+    return type(error).__module__.startswith("tensorflow") and bool(_PEER_GONE.search(str(error)))
+
+
+def _shares_of_cores(workers: int) -> Mapping[str, str]:
+    """TensorFlow's threads for each of the ranks on this machine, where the user has not said so: all of them with a
+    thread for each core would but wait for each other."""
+    share = str(max(len(os.sched_getaffinity(0)) // workers, 1))
+    names = ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS")
+    return {name: share for name in names if name not in os.environ}
+
+
+def _become_horovodrun(command: list[str], workers: int) -> None:
+    beside = Path(sys.executable).parent / "horovodrun"
+    program = str(beside) if beside.exists() else shutil.which("horovodrun")
+    if program is None:
+        raise UserError(
+            "horovod: horovodrun is not installed here.",
+            "`make horovod` builds it for this TensorFlow (a C++ compiler and some minutes).",
+        )
+    os.execv(program, [program, "-np", str(workers), *command])

@@ -1,0 +1,80 @@
+"""The ranks that run one job, as one of them sees them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from foundation.files import atomic_directory, partial_of
+from foundation.progress import mute
+from foundation.tf import tf
+from strategies import SingleStrategy, Strategy, create_strategy
+from trainer.job import Job
+from trainer.supervisor.member import Membership
+
+
+class World:
+    """Every rank goes through the same stages in the same order; the chief, rank 0, alone reads what is on disk to
+    decide, and alone writes and speaks."""
+
+    def __init__(self, strategy: Strategy, membership: Membership) -> None:
+        self.strategy, self.communicator, self.membership = strategy, strategy.communicator, membership
+        if not self.is_chief:
+            mute()
+
+    @property
+    def size(self) -> int:
+        """How many ranks there are."""
+        return self.communicator.size
+
+    @property
+    def is_chief(self) -> bool:
+        return self.strategy.is_chief
+
+    @property
+    def several_processes(self) -> bool:
+        """Whether others than this one hold ranks."""
+        return self.communicator.size > len(self.strategy.ranks)
+
+    def agreed(self, value: int) -> int:
+        """The chief's value, everywhere."""
+        if not self.several_processes:
+            return value
+        return int(self.communicator.broadcast(tf.constant([value], tf.int64))[0])
+
+    def meet(self) -> None:
+        """Returns when every process has come here."""
+        if self.several_processes:
+            self.strategy.barrier()
+
+    @contextmanager
+    def atomic_directory(self, path: Path) -> Iterator[Path]:
+        """`foundation.files.atomic_directory` that every process writes to, on a disk they share; it takes its name
+        once all have written."""
+        if not self.several_processes:
+            with atomic_directory(path) as temporary:
+                yield temporary
+        elif self.is_chief:
+            with atomic_directory(path) as temporary:
+                self.agreed(os.getpid())
+                yield temporary
+                self.meet()
+        else:
+            yield partial_of(path, self.agreed(0))
+            self.meet()
+
+
+def alone() -> World:
+    """A world of this process only."""
+    return World(SingleStrategy(), Membership(rank=0, world_size=1))
+
+
+def join_world(job: Job, membership: Membership) -> World:
+    """This process's world, by the job's strategy.
+
+    Raises:
+      UserError: the strategy is not known, or cannot be had here.
+    """
+    return World(create_strategy(job.training.strategy, job.training.workers), membership)
