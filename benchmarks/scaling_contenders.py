@@ -18,7 +18,8 @@ from foundation.errors import UserError
 from trainer.supervisor.environment import tf_config
 from trainer.supervisor.ports import HeldPorts
 
-GROUPS = {"headrace_one": 1, "headrace_two": WORKERS, "torch_one": 1, "torch_two": WORKERS}  # workers
+# Workers. Those apart train each a model of its own: what the machine itself leaves of two workers' speed.
+GROUPS = {"headrace_one": 1, "headrace_two": WORKERS, "headrace_apart": WORKERS, "torch_one": 1, "torch_two": WORKERS}
 _TORCHREC = Path(__file__).with_name("torchrec_peer.py")
 _FLOAT = 4  # bytes
 _RESERVE = 4 << 30  # bytes
@@ -56,13 +57,15 @@ class Contender:
         return [[tuple(call) for call in answer["calls"]] for answer in self.group.ask({"count": batch})]
 
 
+_COMMAND = [sys.executable, "-W", "ignore", "-m", "benchmarks.scaling_worker"]
+
+
 @contextmanager
 def headrace(workers: int) -> Iterator[WorkerGroup]:
     """headrace's workers, in a process each."""
-    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.scaling_worker"]
     with closing(HeldPorts(workers)) as ports:
         environments = [{"TF_CONFIG": tf_config(rank, ports.addresses)} for rank in range(workers)]
-        with WorkerGroup(command, "headrace", environments if workers > 1 else [{}]) as group:
+        with WorkerGroup(_COMMAND, "headrace", environments if workers > 1 else [{}]) as group:
             yield group
 
 
@@ -73,19 +76,20 @@ def started(stack: ExitStack, name: str, case: Case, sizes: Sizes, folder: Path)
       UserError: there is not the memory, or a worker does not load.
     """
     ranks = GROUPS[name]
-    _need_memory(name, case.tables, sizes.dim)
+    _need_memory(name, case.tables, sizes.dim, copies=ranks if name == "headrace_apart" else 1)
     if name.startswith("headrace"):
-        group = stack.enter_context(headrace(ranks))
+        apart = WorkerGroup(_COMMAND, "headrace, apart", [{}] * ranks) if name == "headrace_apart" else None
+        group = stack.enter_context(apart or headrace(ranks))
         return Contender(group, group.ask(case.question), sizes, mean=False)
     group = stack.enter_context(WorkerGroup(peers_command(_TORCHREC), "TorchRec", [{}] * ranks))
     shared = {**case.question, "ranks": ranks, "rendezvous": str(folder / f"{case.model}-{name}")}
     return Contender(group, group.ask(shared, [{"rank": rank} for rank in range(ranks)]), sizes, mean=True)
 
 
-def _need_memory(name: str, tables: Sequence[int], dim: int) -> None:
+def _need_memory(name: str, tables: Sequence[int], dim: int, copies: int) -> None:
     """Raises UserError unless there is memory for a group's tables, a copy of the largest while it is made, and the
     machine's other work."""
-    wanted, there = (sum(tables) + max(tables)) * dim * _FLOAT + _RESERVE, available_memory()
+    wanted, there = copies * (sum(tables) + max(tables)) * dim * _FLOAT + _RESERVE, available_memory()
     if wanted > there:
         raise UserError(
             f"{name} was left out: its tables and a reserve want {wanted / 1e9:.0f} GB of memory, {there / 1e9:.0f} GB "

@@ -52,6 +52,7 @@ _TURNS = {
     "one": ("headrace_one", True),
     "one_on_whole_batches": ("headrace_one", False),
     "two": ("headrace_two", False),
+    "two_apart": ("headrace_apart", True),
     "torch_one": ("torch_one", True),
     "torch_two": ("torch_two", False),
 }
@@ -89,6 +90,7 @@ def _protocol(sizes: Sizes, quick: bool) -> dict[str, Any]:
         "two_worker_throughput_vs_one": "weak scaling: as many examples a worker, so the global batch doubles; the "
         "same tables, spread over the workers by default_plan. strong: the same global batch on one worker",
         "step": "forward, backward, update of tables and dense weights, loss read; batches are in memory",
+        "two_apart": "two processes that train a model each, on one worker's examples: the machine's limit",
         "turn": f"{sizes.steps} steps, from the last worker's beginning to the last one's end; p50, spread: over turns",
         "order": "contenders take turns in a random order within each round; who has no turn waits on a pipe",
         "tables": f"Criteo's {len(sizes.tables)}, {sum(sizes.tables):,} rows in all",
@@ -131,7 +133,11 @@ def _measure_model(report: Report, case: Case, sizes: Sizes, folder: Path) -> No
 def _check_equal_work(model: str, contenders: Mapping[str, Contender], folder: Path) -> None:
     """A ratio means something only if all did the same work: one turn on whole batches, from the same weights, gives
     the same losses and the same trained vectors."""
-    results = {name: (each.train(0, share=False)[1], each.vectors(folder)) for name, each in contenders.items()}
+    results = {
+        name: (each.train(0, share=False)[1], each.vectors(folder))
+        for name, each in contenders.items()
+        if name != "headrace_apart"  # no model of its has seen the whole batch
+    }
     losses, vectors = results["headrace_one"]
     for name, (other_losses, other_vectors) in results.items():
         difference = _largest_difference(other_losses, losses)
@@ -168,6 +174,9 @@ def _add(report: Report, model: str, times: Mapping[str, Times], sizes: Sizes) -
         report.metrics[f"{model}.{name}_p50_ms"] = taken.median * 1e3
         report.metrics[f"{model}.{name}_spread"] = taken.spread
     report.metrics[f"two_worker_throughput_vs_one_{model}"] = rates["two"] / rates["one"]
+    if "two_apart" in rates:
+        report.metrics[f"two_worker_throughput_vs_two_apart_{model}"] = rates["two"] / rates["two_apart"]
+        report.metrics[f"two_apart_throughput_vs_one_{model}"] = rates["two_apart"] / rates["one"]
     report.metrics[f"two_worker_throughput_vs_one_{model}_strong"] = rates["two"] / rates["one_on_whole_batches"]
     if "torch_two" in rates:
         report.metrics[f"two_worker_examples_per_second_vs_torch_{model}"] = rates["two"] / rates["torch_two"]

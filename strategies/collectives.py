@@ -48,8 +48,9 @@ class CollectiveCommunicator:
     def all_gather(self, value: tf.Tensor) -> tf.Tensor:
         value = tf.convert_to_tensor(value)
         gathered = tf.raw_ops.CollectiveGatherV2(
-            input=tf.identity(value), instance_key=self._key(), ordering_token=[], **self._group()
+            input=_known(value), instance_key=self._key(), ordering_token=[], **self._group()
         )
+        gathered = tf.bitcast(gathered, value.dtype)
         gathered.set_shape([value.shape[0] and value.shape[0] * self.size, *value.shape[1:]])
         return gathered
 
@@ -68,11 +69,14 @@ class CollectiveCommunicator:
         if not 0 <= root < self.size:
             raise ValueError(f"root is {root}; ranks are 0 to {self.size - 1}")
         value = tf.convert_to_tensor(value)
+        known = _known(value)
         if self.rank == root:
-            return tf.raw_ops.CollectiveBcastSendV2(input=tf.identity(value), instance_key=self._key(), **self._group())
-        return tf.raw_ops.CollectiveBcastRecvV2(
-            shape=tf.shape(value), T=value.dtype, instance_key=self._key(), **self._group()
-        )
+            same = tf.raw_ops.CollectiveBcastSendV2(input=known, instance_key=self._key(), **self._group())
+        else:
+            same = tf.raw_ops.CollectiveBcastRecvV2(
+                shape=tf.shape(value), T=known.dtype, instance_key=self._key(), **self._group()
+            )
+        return tf.bitcast(same, value.dtype)
 
     def _group(self) -> dict[str, object]:
         return {"group_size": self.size, "group_key": GROUP_KEY, "communication_hint": self._hint}
@@ -85,6 +89,11 @@ class CollectiveCommunicator:
 def process_communicator(rank: int, size: int, hint: str) -> CollectiveCommunicator:
     """The one of this process: two would give their calls the same keys."""
     return CollectiveCommunicator(rank, size, hint)
+
+
+def _known(value: tf.Tensor) -> tf.Tensor:
+    """The same bits, of a type that collectives copy: they do not know bfloat16."""
+    return tf.bitcast(value, tf.float16) if value.dtype == tf.bfloat16 else tf.identity(value)
 
 
 def _capacity(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

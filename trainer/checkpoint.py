@@ -27,11 +27,20 @@ class Stored:
     path: Path
 
     def check(self) -> dict[str, Any]:
-        """Sees that every file is there, whole; returns what was saved beside the variables (input position, early
-        stopping, curves).
+        """`state`, and sees that the tables are whole.
 
         Raises:
-          UserError: a file is missing or truncated.
+          UserError: a file is missing or damaged.
+        """
+        state = self.state()
+        verify_tables(self.path / "tables")
+        return state
+
+    def state(self) -> dict[str, Any]:
+        """What was saved beside the variables: input position, early stopping, curves.
+
+        Raises:
+          UserError: it, or a file of the dense variables, is missing or truncated.
         """
         path = self.path / "state.json"
         with damaged(path, f"Remove {self.path} to do without it."):
@@ -43,7 +52,6 @@ class Stored:
             if found != size:
                 what = "missing" if found is None else f"{found:,} bytes long instead of {size:,}"
                 raise UserError(f"{entry}: this checkpoint file is {what}.", f"Remove {self.path} to do without it.")
-        verify_tables(self.path / "tables")
         return state
 
 
@@ -110,7 +118,7 @@ class CheckpointStore:
         Raises:
           UserError: a file is missing, damaged, or does not fit the model.
         """
-        state = stored.check()
+        state = stored.state()
         try:
             self.dense.read(str(stored.path / "variables"))
         except (tf.errors.OpError, AssertionError, ValueError) as error:

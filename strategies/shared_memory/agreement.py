@@ -87,6 +87,7 @@ def _share(collectives: CollectiveCommunicator) -> SharedMemoryCommunicator | st
     if reason is None and len({(rank["library"], rank["bytes"]) for rank in told}) > 1:
         reason = "the ranks' compiled exchanges are not of one source"
     if reason is None:
+        assert own is not None  # else this rank had a problem to tell
         made, problem = _tried(lambda: _opened(collectives.rank, own, told))
         reason = _reason(_tell(collectives, {"problem": problem}))
         if reason is None:

@@ -38,7 +38,7 @@ class SharedMemoryCommunicator:
     Raises, in every call:
       tf.errors.InvalidArgumentError: the ranks do not call the same, `sizes` do not cover the rows, or another rank
         found something wrong with its own.
-      tf.errors.UnavailableError: a rank's process is gone. A rank that is slow, or stopped, is waited for.
+      tf.errors.InternalError: a rank's process is gone. A rank that is slow, or stopped, is waited for.
       tf.errors.ResourceExhaustedError: no memory, or more than 4,096 names.
     """
 

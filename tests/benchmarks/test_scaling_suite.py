@@ -26,6 +26,7 @@ for line in sys.stdin:
 """
 
 
+@pytest.mark.long
 def test_a_quick_run_gives_every_figure():
     report = scaling_suite.run(quick=True)
     assert report.suite == "scaling"

@@ -48,7 +48,7 @@ def main() -> None:
     case, rank, ranks, folder = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
     tf.config.threading.set_inter_op_parallelism_threads(1)
     tf.config.threading.set_intra_op_parallelism_threads(1)
-    if largest := int(os.environ.get("LARGEST_FILE", 0)):
+    if largest := int(os.environ.get("LARGEST_FILE", "0")):
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
     try:
         communicator = communicator_for(FolderCommunicator(rank, ranks, folder))
@@ -153,9 +153,7 @@ def no_agreement(communicator, folder) -> str:
         _failure(lambda: communicator.all_gather(tf.ones([2], tf.float32 if rank else tf.int32))),
         _failure(lambda: communicator.broadcast(tf.ones([2]), root=rank % 2)),
         _failure(lambda: communicator.all_to_all(tf.ones([3]), np.full([2 + rank] * 2, 1))),
-        _failure(
-            lambda: communicator.all_to_all(tf.ones([2]), np.array([[1, 1], [1, 1]]) if rank else [[3, -1], [0, 0]])
-        ),
+        _failure(lambda: communicator.all_to_all(tf.ones([2]), [[1, 1], [1, 1]] if rank else [[3, -1], [0, 0]])),
     ]
     _in_step(communicator, 3)
     return json.dumps(said)

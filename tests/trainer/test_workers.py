@@ -41,7 +41,7 @@ def _process_of(rank, parent):
     raise LookupError(f"no rank {rank}")
 
 
-@pytest.mark.parametrize("strategy", ["multi_worker", "mirrored"])
+@pytest.mark.parametrize("strategy", ["multi_worker", pytest.param("mirrored", marks=pytest.mark.long)])
 def test_two_workers_end_with_one_workers_metrics(strategy, job_file, finished_run, tools, tmp_path):
     run = tmp_path / "run"
     words = [] if strategy == "multi_worker" else ["--strategy", strategy]  # the first is what several workers are
@@ -99,3 +99,26 @@ def test_what_cannot_run_is_refused(words, message, job_file, tools, tmp_path):
     assert refused.returncode == 2
     assert message in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.long
+def test_parameter_servers_do_without_a_killed_worker(job_file, finished_run, tools, tmp_path):
+    run = tmp_path / "run"
+    process = tools.start("run", job_file, "--run-dir", run, "--strategy", "parameter_server", "--workers", 2)
+    tools.kill_when(process, lambda: any((run / "checkpoints" / "retrieval").glob("step-*")), how=0)
+    os.kill(_process_of(1, process.pid), signal.SIGKILL)  # rank 0 coordinates
+    said = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, said
+    ours, theirs = _curves(run), _curves(finished_run)
+    assert ours.keys() == theirs.keys(), "every step was taken"
+    last = max(step for stage, step, metric in theirs if (stage, metric) == ("ranking", "loss"))
+    assert ours["ranking", last, "loss"] == pytest.approx(theirs["ranking", last, "loss"], rel=0.05)
+
+
+@pytest.mark.long
+def test_horovodrun_ends_with_one_workers_metrics(job_file, finished_run, tools, tmp_path):
+    pytest.importorskip("horovod", reason="`make horovod` builds it")
+    run = tmp_path / "run"
+    done = tools.command("run", job_file, "--run-dir", run, "--workers", 2, "--strategy", "horovod")
+    assert done.returncode == 0, done.stdout + done.stderr
+    _assert_same_curves(run, finished_run)

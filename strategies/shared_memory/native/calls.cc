@@ -30,7 +30,7 @@ void OpRound::End(const Outcome& outcome) {
     case Trouble::kNone:
       break;
     case Trouble::kGone:
-      context_->SetStatus(errors::Unavailable(outcome.words));
+      context_->SetStatus(errors::Internal(outcome.words));  // TensorFlow makes it of Unavailable, in a function
       break;
     case Trouble::kCancelled:
       context_->SetStatus(errors::Cancelled(outcome.words));
