@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from embeddings import ShardedEmbedding
+from embeddings import ShardedEmbedding, Wire
 from embeddings.feature_tables import tables_for
 from embeddings.sharding import ShardingPlan
 from foundation.draws import uniform
@@ -35,8 +35,8 @@ class Ranker(keras.Model):
     Each head's output is a hidden path through the experts plus a linear path (Cheng et al., DLRS 2016), on which
     little data learns as a factorisation does. Every variable exists after construction, and its initial value follows
     `seed`. Inputs and batches: docs/architecture.md, "Names in batches". Context features other than
-    `config.bias_features` are not used. communicator, plan: among several ranks, see `ShardedEmbedding`; a rank holds
-    whole lists.
+    `config.bias_features` are not used. communicator, plan, wire: among several ranks, see `ShardedEmbedding`; a rank
+    holds whole lists.
 
     Raises:
       ValueError: `config` names no objectives (`RankingConfig.resolved` fills them in for a dataset).
@@ -52,6 +52,7 @@ class Ranker(keras.Model):
         seed: int,
         communicator: Communicator | None = None,
         plan: ShardingPlan | None = None,
+        wire: Wire | None = None,
     ) -> None:
         if not config.objectives:
             raise ValueError("config names no objectives: use config.resolved(labels)")
@@ -71,6 +72,7 @@ class Ranker(keras.Model):
             ),
             communicator=self._communicator,
             plan=plan,
+            wire=wire,
         )
         widths, tasks = (self._interactions.query_width, self._interactions.row_width), len(config.objectives)
         self._experts = MixtureOfExperts(*widths, config.num_experts, config.expert_units, tasks, seed + 1_000)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from embeddings import ShardedEmbedding
+from embeddings import ShardedEmbedding, Wire
 from embeddings.feature_tables import tables_for
 from embeddings.sharding import ShardingPlan
 from foundation.draws import uniform
@@ -27,8 +27,8 @@ class TwoTower(keras.Model):
     The candidate's bias is its vector's last element, against which the query's is 1: plain maximum inner product
     search serves it.
 
-    steps: the training's, over which the tables' learning rate falls. communicator, plan: among several ranks, see
-    `ShardedEmbedding`.
+    steps: the training's, over which the tables' learning rate falls. communicator, plan, wire: among several ranks,
+    see `ShardedEmbedding`.
     """
 
     def __init__(
@@ -40,6 +40,7 @@ class TwoTower(keras.Model):
         steps: int = 1,
         communicator: Communicator | None = None,
         plan: ShardingPlan | None = None,
+        wire: Wire | None = None,
     ) -> None:
         super().__init__(name="two_tower")
         self._communicator = communicator or LocalCommunicator()
@@ -52,6 +53,7 @@ class TwoTower(keras.Model):
             ),
             communicator=self._communicator,
             plan=plan,
+            wire=wire,
         )
         towers: dict[str, Any] = {"units": config.units, "dropout": config.dropout}
         query_width, item_width = (width_of(side, config.embedding_dim) for side in (query_features, item_features))

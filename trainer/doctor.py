@@ -62,6 +62,7 @@ def _checks() -> list[Check]:
         Check("Ray", lambda: _version("ray"), False, "pip install -e '.[ray]' (used by a later release)"),
         Check("Horovod", _horovod, False, "`make horovod` builds it (for strategy 'horovod')."),
         Check("compiled kernels", _kernels, False, "Tables are looked up and updated by TensorFlow's own ops, slower."),
+        Check("compiled exchange", _exchange, False, "Ranks of one machine use TensorFlow's collectives, slower."),
         Check("cores and memory", _machine, True, ""),
     ]
 
@@ -121,6 +122,15 @@ def _kernels() -> str:
     if not compiled():
         raise RuntimeError(f"{path} is there, HEADRACE_KERNELS is {os.environ.get('HEADRACE_KERNELS', 'auto')}")
     return str(path)
+
+
+def _exchange() -> str:
+    from strategies.shared_memory.communicator import LIBRARY
+    from strategies.shared_memory.files import OwnFile
+
+    LIBRARY.load()
+    OwnFile().close()
+    return f"{LIBRARY.path()}; HEADRACE_EXCHANGE is {os.environ.get('HEADRACE_EXCHANGE', 'auto')}"
 
 
 def _machine() -> str:

@@ -14,6 +14,7 @@ from pydantic import Field
 from evaluation.config import EvaluationConfig
 from foundation.config import Config, validated
 from foundation.errors import UserError, nearest
+from foundation.precision import Precision
 from inputs.config import InputsConfig
 from postranking.config import PostRankingConfig
 from ranking.config import RankingConfig
@@ -28,15 +29,16 @@ class TrainingConfig(Config):
 
     strategy: where it runs (docs/strategies.md); workers: on how many devices; servers: processes that hold the
     variables under "parameter_server"; plan: a file that `headrace plan --json` wrote, how tables are spread over the
-    devices (default: by thresholds). steps_per_call: training steps in one `tf.function`
-    call. checkpoint_every: steps between checkpoints. keep_checkpoints: how many of the last ones stay on disk (the
-    best one always does).
+    devices (default: by thresholds); wire: in what precision vectors and gradients travel between them.
+    steps_per_call: training steps in one `tf.function` call. checkpoint_every: steps between checkpoints.
+    keep_checkpoints: how many of the last ones stay on disk (the best one always does).
     """
 
     strategy: StrategyName = "single"
     workers: int = Field(1, ge=1)
     servers: int = Field(1, ge=1)
     plan: str | None = None
+    wire: Precision = "float32"
     steps_per_call: int = Field(20, ge=1)
     checkpoint_every: int = Field(200, ge=1)
     keep_checkpoints: int = Field(2, ge=1)

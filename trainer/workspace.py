@@ -23,6 +23,7 @@ from trainer.run_directory import RunDirectory
 from trainer.supervisor.member import Membership
 
 if TYPE_CHECKING:
+    from embeddings import Wire
     from embeddings.sharding import ShardingPlan
     from ranking.ranker import Ranker
     from retrieval.two_tower import TwoTower
@@ -139,6 +140,7 @@ class Workspace:
                 steps,
                 world.communicator if world else None,
                 self._plan("retrieval", world),
+                self._wire(world),
             )
 
     def new_ranker(self, world: World | None = None) -> Ranker:
@@ -155,7 +157,14 @@ class Workspace:
                 self.job.seed,
                 world.communicator if world else None,
                 self._plan("ranking", world),
+                self._wire(world),
             )
+
+    def _wire(self, world: World | None) -> Wire | None:
+        from embeddings import Wire
+
+        precision = self.job.training.wire
+        return Wire(precision, precision) if world else None
 
     def _plan(self, model: str, world: World | None) -> ShardingPlan | None:
         from trainer.sharding_plans import plan_for

@@ -12,6 +12,7 @@ from embeddings.layer import ShardedEmbedding
 from embeddings.tpu.inputs import output_shapes, prepared
 from embeddings.tpu.optimizers import TpuOptimizers
 from embeddings.tpu.tables import tpu_features
+from embeddings.wire import Wire
 from foundation.errors import UserError
 from foundation.tf import keras, tf
 from strategies import LocalCommunicator, is_tpu
@@ -38,7 +39,7 @@ class TpuEmbedding(ShardedEmbedding):
 
     Raises:
       UserError: a TPU cannot hold a table or train it as configured, or this one has no embedding hardware.
-      ValueError: it is given a plan, or several ranks: a TPU spreads tables itself.
+      ValueError: it is given a plan, several ranks, or a wire of 16 bits: a TPU spreads tables itself.
     """
 
     def __init__(
@@ -47,11 +48,14 @@ class TpuEmbedding(ShardedEmbedding):
         name: str = "sharded_embedding",
         communicator: Communicator | None = None,
         plan: ShardingPlan | None = None,
+        wire: Wire | None = None,
         **options: Any,
     ) -> None:
         keras.layers.Layer.__init__(self, name=name, autocast=False, **options)  # it has no table of ShardedEmbedding's
         if plan is not None or (communicator is not None and communicator.size != 1):
             raise ValueError(f"{name}: a TPU spreads its tables itself; give neither a plan nor several ranks")
+        if wire is not None and wire != Wire():
+            raise ValueError(f"{name}: a TPU's cores exchange in their own way; leave `wire` at float32")
         if "mixed_float16" in {self.dtype_policy.name, keras.mixed_precision.global_policy().name}:
             raise ValueError(f"{name}: a TPU computes in bfloat16; take mixed_bfloat16 in place of mixed_float16")
         self.features = dict(features)

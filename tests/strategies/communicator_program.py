@@ -20,8 +20,7 @@ CLASSES = {
 
 def main() -> None:
     kind, folder = sys.argv[1], Path(sys.argv[2])
-    if kind != "collectives":  # which hang on one thread
-        tf.config.threading.set_inter_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
     tf.config.threading.set_intra_op_parallelism_threads(1)
     strategy = create_strategy("horovod" if kind == "horovod" else "multi_worker")
     communicator = strategy.communicator
