@@ -114,7 +114,8 @@ class Ranker(keras.Model):
         return self._losses_from(outputs, batch, step, rows.first)
 
     def held_out_losses(self, batch: Inputs) -> dict[str, tf.Tensor]:
-        """The same losses of a batch that is not trained on: nothing is dropped, nothing changes."""
+        """The same losses of a batch that is not trained on: nothing is dropped, nothing changes. Shares of them too,
+        on a rank that is given its slice."""
         return self._losses_from(self._outputs(batch, batch["list_row_splits"], training=False), batch)
 
     def predict(self, query_inputs: Inputs, item_inputs: Inputs, list_row_splits: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -56,10 +56,11 @@ def gathered(share: BatchShare, rows: tf.Tensor) -> tf.Tensor:
     return gather(rows)
 
 
-def summed(communicator: Communicator, values: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-    """Each tensor's sum over ranks, float32, in one exchange however many they are."""
+def summed(communicator: Communicator, values: Sequence[tf.Tensor | None]) -> list[tf.Tensor | None]:
+    """Each tensor's sum over ranks, float32, in one exchange however many they are. None, on every rank, stays None."""
     if communicator.size == 1:
         return list(values)
-    flat = tf.concat([tf.reshape(value, [-1]) for value in values], 0)
-    parts = tf.split(communicator.all_reduce(flat), [tf.size(value) for value in values])
-    return [tf.reshape(part, tf.shape(value)) for part, value in zip(parts, values, strict=True)]
+    there = [value for value in values if value is not None]
+    flat = tf.concat([tf.reshape(value, [-1]) for value in there], 0)
+    parts = iter(tf.split(communicator.all_reduce(flat), [tf.size(value) for value in there]))
+    return [None if value is None else tf.reshape(next(parts), tf.shape(value)) for value in values]

@@ -23,7 +23,9 @@ from trainer.workspace import Workspace
 
 HOROVOD_RANK = "HOROVOD_RANK"  # horovodrun sets it
 LEFT_BEHIND = 3
-_PEER_GONE = re.compile(r"Socket closed|failed to connect|Connection re(set|fused)|rank \d+ \(pid \d+\) is gone")
+_PEER_GONE = re.compile(
+    r"Socket closed|failed to connect|Connection re(set|fused)|rank \d+ \(pid \d+\) is gone|been shut down"
+)
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,8 @@ class JobCall:
             job = job.model_copy(update={"training": training})
         return job
 
-    def workspace(self, membership: Membership | None = None) -> Workspace:
-        return Workspace(self.job, self.run, str(self.file), membership)
+    def workspace(self, membership: Membership | None = None, alone: bool = False) -> Workspace:
+        return Workspace(self.job, self.run, str(self.file), membership, alone)
 
     @cached_property
     def run(self) -> RunDirectory:
@@ -85,7 +87,7 @@ class JobCall:
                 self._command(),
                 tasks,
                 log_folder=self.run.path / "logs",
-                environment=_shares_of_cores(training.workers),
+                environment=_shares_of_cores(len(tasks)),
             )
         return True
 
@@ -109,7 +111,8 @@ def as_member(job: Job) -> Iterator[Membership]:
         try:
             yield membership
         except Exception as error:
-            if membership.world_size == 1 or not _is_of_another_rank(error):
+            several = membership.world_size > 1 or HOROVOD_RANK in os.environ or "TF_CONFIG" in os.environ
+            if not several or not _is_of_another_rank(error):
                 raise
             print(f"ended, since another rank did: {first_line(error)}", file=sys.stderr)
             raise SystemExit(LEFT_BEHIND) from None
@@ -136,14 +139,15 @@ def _tasks(training: TrainingConfig) -> list[Task] | None:
 
 
 def _is_of_another_rank(error: Exception) -> bool:
-    """Whether TensorFlow tells of a peer that is gone, not of this rank's own doing."""
-    return type(error).__module__.startswith("tensorflow") and bool(_PEER_GONE.search(str(error)))
+    """Whether TensorFlow or Horovod tells of a peer that is gone, not of this rank's own doing."""
+    theirs = type(error).__module__.partition(".")[0] in ("tensorflow", "horovod")
+    return theirs and bool(_PEER_GONE.search(str(error)))
 
 
-def _shares_of_cores(workers: int) -> Mapping[str, str]:
-    """TensorFlow's threads for each of the ranks on this machine, where the user has not said so: all of them with a
+def _shares_of_cores(processes: int) -> Mapping[str, str]:
+    """TensorFlow's threads for each of these processes, where the user has not said so: all of them with a
     thread for each core would but wait for each other."""
-    share = str(max(len(os.sched_getaffinity(0)) // workers, 1))
+    share = str(max(len(os.sched_getaffinity(0)) // processes, 1))
     names = ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS")
     return {name: share for name in names if name not in os.environ}
 

@@ -110,7 +110,7 @@ def train(training: Training, config: TrainingConfig, run: RunDirectory, world: 
                     _commit(store, training, position, curves, world)
             position.epoch, position.batch = position.epoch + 1, 0
             world.membership.phase("validation")
-            _judge(training, position, curves)
+            _judge(training, position, curves, world)
             norms = {f"table_norm/{name}": tf.norm(rows) for name, rows in training.model.embedding.tables.items()}
             curves.watch(position.step, norms)
             _commit(store, training, position, curves, world)
@@ -167,8 +167,8 @@ def _epoch(
             yield count, losses
 
 
-def _judge(training: Training, position: Position, curves: Curves) -> None:
-    metrics = training.validate()
+def _judge(training: Training, position: Position, curves: Curves, world: World) -> None:
+    metrics = {name: world.agreed_number(value) for name, value in training.validate().items()}
     curves.add(position.step, {f"validation_{name}": value for name, value in metrics.items()})
     value = metrics[training.metric]
     shown = " ".join(f"{name} {number:.4f}" for name, number in metrics.items())

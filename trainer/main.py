@@ -56,8 +56,7 @@ def run_job(stages: list[str], job_file: Path, overrides: list[str] | None, run_
     from trainer.launch import JobCall
     from trainer.pipeline import run_stages
 
-    call = JobCall((), job_file, tuple(overrides or ()), run_dir, strategy="single", workers=1)
-    workspace = call.workspace()
+    workspace = JobCall((), job_file, tuple(overrides or ()), run_dir).workspace(alone=True)
     run_stages(workspace, stages)
     return workspace
 

@@ -16,11 +16,11 @@ from trainer.world import alone
 def fit(workspace: Workspace, training: Training) -> Stored:
     """Trains to the end, leaving checkpoints and curves in the run directory; returns the best checkpoint.
 
-    The only rank's model is left holding that checkpoint's variables; one of several holds but its shards.
+    A model that this process holds whole is left with that checkpoint's variables; other ranks hold but shards.
     """
     run, world = workspace.run, workspace.world
     best, curves = train(training, workspace.job.training, run, world)
-    if world.size == 1:
+    if world.holds_the_model:
         folder = run.checkpoints / training.stage
         checkpoint_store(training.model, training.optimizer, folder, world, keep=1).restore(best)
     if world.is_chief:

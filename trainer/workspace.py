@@ -36,8 +36,11 @@ SEVERAL_PROCESSES = ("multi_worker", "horovod")
 class Workspace:
     """What every stage needs. Everything but the models is numpy and Arrow."""
 
-    def __init__(self, job: Job, run: RunDirectory, command: str, membership: Membership | None = None) -> None:
-        self.job, self.run, self.command = job, run, command
+    def __init__(
+        self, job: Job, run: RunDirectory, command: str, membership: Membership | None = None, alone: bool = False
+    ) -> None:
+        """alone: this process does it all, whatever strategy the job is trained under."""
+        self.job, self.run, self.command, self._alone = job, run, command, alone
         self.membership = membership or Membership(rank=0, world_size=1)
 
     def need(self, stage: str) -> None:
@@ -116,14 +119,15 @@ class Workspace:
     @property
     def several_processes(self) -> bool:
         """Whether the job is run by several, of which this is one."""
-        return self.job.training.strategy in SEVERAL_PROCESSES and self.world.several_processes
+        spread = self.job.training.strategy in SEVERAL_PROCESSES and not self._alone
+        return spread and self.world.several_processes
 
     @cached_property
     def world(self) -> World:
         """The ranks that run the job; this process has joined them once this is asked for."""
-        from trainer.world import join_world
+        from trainer.world import alone, join_world
 
-        return join_world(self.job, self.membership)
+        return alone() if self._alone else join_world(self.job, self.membership)
 
     def new_two_tower(self, steps: int = 1, world: World | None = None) -> TwoTower:
         """The untrained retrieval model of this job; steps: of the training it is to go through; world: the ranks that

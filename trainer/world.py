@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 from foundation.files import atomic_directory, partial_of
 from foundation.progress import mute
 from foundation.tf import tf
-from strategies import SingleStrategy, Strategy, create_strategy
+from strategies import ParameterServerStrategy, SingleStrategy, Strategy, create_strategy
 from trainer.job import Job
 from trainer.supervisor.member import Membership
 
@@ -30,6 +31,11 @@ class World:
         return self.communicator.size
 
     @property
+    def holds_the_model(self) -> bool:
+        """Whether this process has all of a model that it trains, in its own memory."""
+        return self.size == 1 and not isinstance(self.strategy, ParameterServerStrategy)
+
+    @property
     def is_chief(self) -> bool:
         return self.strategy.is_chief
 
@@ -44,6 +50,12 @@ class World:
             return value
         return int(self.communicator.broadcast(tf.constant([value], tf.int64))[0])
 
+    def agreed_number(self, value: float) -> float:
+        """The chief's value, everywhere, bit by bit: ranks' processors may differ in the last ones."""
+        [bits] = struct.unpack("q", struct.pack("d", value))
+        [same] = struct.unpack("d", struct.pack("q", self.agreed(bits)))
+        return same
+
     def meet(self) -> None:
         """Returns when every process has come here."""
         if self.several_processes:
@@ -52,7 +64,7 @@ class World:
     @contextmanager
     def atomic_directory(self, path: Path) -> Iterator[Path]:
         """`foundation.files.atomic_directory` that every process writes to, on a disk they share; it takes its name
-        once all have written."""
+        once all have written, and has it when the block ends, for all."""
         if not self.several_processes:
             with atomic_directory(path) as temporary:
                 yield temporary
@@ -61,9 +73,11 @@ class World:
                 self.agreed(os.getpid())
                 yield temporary
                 self.meet()
+            self.meet()
         else:
             yield partial_of(path, self.agreed(0))
-            self.meet()
+            self.meet()  # all have written
+            self.meet()  # it has its name
 
 
 def alone() -> World:

@@ -116,7 +116,7 @@ def _tried(attempt: Callable[[], Any]) -> tuple[Any, str | None]:
         return attempt(), None
     except UserError as error:
         return None, error.message.rstrip(".")
-    except (tf.errors.OpError, OSError) as error:
+    except Exception as error:  # whatever it is, the other ranks wait to be told
         return None, first_line(error)
 
 

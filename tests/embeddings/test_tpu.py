@@ -247,7 +247,13 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        pytest.param(optimizer, id=name, marks=[pytest.mark.long] if "clipped" in name or "without" in name else [])
+        for name, optimizer in OPTIMIZERS.items()
+    ],
+)
 def test_a_tpus_steps_are_ours(optimizer):
     features = trained_by(optimizer)
     on_tpu, ordinary = TpuEmbedding(features), ShardedEmbedding(features)

@@ -34,8 +34,8 @@ def _group(kind: str, ranks: int, long: bool = False):
     return pytest.param((kind, ranks), id=f"{kind}-{ranks}", marks=[pytest.mark.long] if long else [])
 
 
-GROUPS = [_group("collectives", 2), _group("shared_memory", 2), _group("shared_memory", 3), _group("horovod", 2)]
-GROUPS += [_group("collectives", 3, long=True), _group("horovod", 3, long=True)]
+GROUPS = [_group(kind, 2) for kind in ("collectives", "shared_memory", "horovod")]
+GROUPS += [_group(kind, 3, long=True) for kind in ("collectives", "shared_memory", "horovod")]
 
 
 @pytest.fixture(scope="module", params=GROUPS)

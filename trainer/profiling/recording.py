@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,24 +35,26 @@ class Recording:
 
 @contextmanager
 def recorded() -> Iterator[Recording]:
-    """Records the block under TensorFlow's profiler. If another profile is being taken, nothing is recorded."""
+    """Records the block under TensorFlow's profiler. Where that cannot be, as another profile is taken or there is no
+    room for its file, nothing is recorded: training does not end of it."""
     recording = Recording()
-    with tempfile.TemporaryDirectory() as folder:
-        options = tf.profiler.experimental.ProfilerOptions(python_tracer_level=0)
+    with ExitStack() as stack:
         try:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
             with native_stderr_hidden():
+                options = tf.profiler.experimental.ProfilerOptions(python_tracer_level=0)
                 tf.profiler.experimental.start(folder, options=options)
-        except tf.errors.AlreadyExistsError:
+        except (OSError, tf.errors.OpError):
             yield recording
             return
         began = time.time_ns()
         try:
             yield recording
         finally:
-            with native_stderr_hidden():
+            with suppress(OSError, tf.errors.OpError), native_stderr_hidden():
                 tf.profiler.experimental.stop()
-        for file in Path(folder).rglob("*.xplane.pb"):
-            recording.ops += _ops(file, began)
+        with suppress(OSError):
+            recording.ops += [op for file in Path(folder).rglob("*.xplane.pb") for op in _ops(file, began)]
 
 
 def _ops(file: Path, began: int) -> list[Op]:

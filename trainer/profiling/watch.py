@@ -27,6 +27,7 @@ class StepWatch:
         self._rank = world.strategy.ranks[0]
         self._folder = tensorboard / stage / f"rank-{self._rank}"
         self._writer: Any = None
+        self._part(self._rank).unlink(missing_ok=True)  # of a run that did not come to its end
 
     @contextmanager
     def steps(self, last: int, count: int) -> Iterator[None]:
@@ -55,7 +56,7 @@ class StepWatch:
             parts = [part for rank in range(self._world.size) if (part := self._part(rank)).exists()]
             if parts:
                 join_timelines(self._timelines / f"{self._stage}.json", parts)
-            for part in parts:
+            for part in self._timelines.glob(f".{self._stage}-*.json"):
                 part.unlink()
 
     def _part(self, rank: int) -> Path:

@@ -42,7 +42,7 @@ def perform(workspace: Workspace) -> dict[str, Any]:
         patience=job.ranking.patience,
     )
     best = fit(workspace, training)
-    if workspace.world.size == 1:
+    if workspace.world.holds_the_model:
         workspace.ranker = model
     return {"best_step": best.step, "lists": len(lists)}
 

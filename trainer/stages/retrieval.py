@@ -51,7 +51,7 @@ def perform(workspace: Workspace) -> dict[str, Any]:
         patience=job.retrieval.patience,
     )
     best = fit(workspace, training)
-    if workspace.world.size == 1:
+    if workspace.world.holds_the_model:
         workspace.two_tower = model
     return {"best_step": best.step, "positives": len(positives)}
 

@@ -27,7 +27,12 @@ def trained_by_one(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("ranks", "devices"), [(2, None), pytest.param(3, None, marks=pytest.mark.long), (1, 2)], ids=["2", "3", "mirrored"]
+    ("ranks", "devices"),
+    [
+        pytest.param(2, None, id="2"),
+        pytest.param(3, None, id="3", marks=pytest.mark.long),
+        pytest.param(1, 2, id="mirrored", marks=pytest.mark.long),
+    ],
 )
 def test_one_process_reads_what_several_ranks_trained(tmp_path, trained_by_one, ranks, devices):
     run_group(PROGRAM, [str(tmp_path)], ranks, devices)

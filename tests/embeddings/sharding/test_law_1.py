@@ -51,7 +51,10 @@ def test_two_ranks_train_what_one_does(folder):
 
 @pytest.mark.parametrize(
     ("devices", "scenarios"),
-    [(2, ["table_wise+dynamic", "hot_cold", "column_wise"]), (4, ["row_wise+rejecting"])],
+    [
+        (2, ["table_wise+dynamic", "hot_cold"]),
+        pytest.param(4, ["row_wise+rejecting", "column_wise"], marks=pytest.mark.long),
+    ],
 )
 def test_replicas_of_one_process_train_what_one_does(folder, devices, scenarios):
     _assert_same(folder, 1, 40, scenarios, devices)
