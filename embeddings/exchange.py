@@ -97,7 +97,7 @@ class Exchange:
             communicator.all_gather(tf.reshape(mine, [1, -1])), [communicator.size, len(asked), communicator.size]
         )
         if inserts:
-            self.traffic.note(bags, tables, sizes)
+            self.traffic.note(bags, sizes)
         width = 2 if counted else 1
         as_ids = [Stream(each.stream.table, 0, width) for each in asked]
         payload = kernels().pack(distinct, [each.table for each in as_ids], as_ids, starts, mine, width, tf.int64)

@@ -25,12 +25,11 @@ class Traffic:
         self._ids = tf.Variable(np.zeros(len(tables), np.int64), trainable=False)
         self._sizes = tf.Variable(np.zeros((ranks, len(self._parts), ranks), np.int64), trainable=False)
 
-    def note(self, bags: Sequence[Bag], asked: Sequence[int], sizes: tf.Tensor) -> None:
-        """bags: of the step; asked: the tables they are of, rising; sizes: [ranks, the parts of those, ranks] int64."""
-        counts = [tf.zeros([], tf.int64)] * len(self._tables)
-        for bag in bags:
-            counts[bag.table] += tf.size(bag.ids, tf.int64)
-        self._ids.assign(tf.stack(counts))
+    def note(self, bags: Sequence[Bag], sizes: tf.Tensor) -> None:
+        """bags: of the step; sizes: [ranks, the parts of the tables they are of, ranks] int64."""
+        asked = [bag.table for bag in bags]
+        counts = tf.stack([tf.size(bag.ids, tf.int64) for bag in bags])
+        self._ids.assign(tf.math.unsorted_segment_sum(counts, asked, len(self._tables)))
         streams = [number for number, (place, _) in enumerate(self._parts) if place in asked]
         if len(streams) < len(self._parts):
             spread = tf.scatter_nd(

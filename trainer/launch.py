@@ -74,7 +74,7 @@ class JobCall:
         """
         training = self.job.training
         alone = training.workers == 1 and training.strategy != "parameter_server"
-        if alone or RANK in os.environ or HOROVOD_RANK in os.environ or "TF_CONFIG" in os.environ:
+        if alone or _is_a_rank():
             return False
         if training.strategy == "horovod":
             _become_horovodrun(self._command(), training.workers)
@@ -111,8 +111,7 @@ def as_member(job: Job) -> Iterator[Membership]:
         try:
             yield membership
         except Exception as error:
-            several = membership.world_size > 1 or HOROVOD_RANK in os.environ or "TF_CONFIG" in os.environ
-            if not several or not _is_of_another_rank(error):
+            if not (_is_a_rank() and _is_of_another_rank(error)):
                 raise
             print(f"ended, since another rank did: {first_line(error)}", file=sys.stderr)
             raise SystemExit(LEFT_BEHIND) from None
@@ -136,6 +135,11 @@ def _tasks(training: TrainingConfig) -> list[Task] | None:
     if training.strategy == "parameter_server":
         return parameter_server_tasks(training.workers, training.servers)
     return None
+
+
+def _is_a_rank() -> bool:
+    """Whether our supervisor, horovodrun or a cluster's launcher started this process as one of several."""
+    return any(name in os.environ for name in (RANK, HOROVOD_RANK, "TF_CONFIG"))
 
 
 def _is_of_another_rank(error: Exception) -> bool:

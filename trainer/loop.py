@@ -84,6 +84,8 @@ class Position:
 def train(training: Training, config: TrainingConfig, run: RunDirectory, world: World) -> tuple[Stored, Curves]:
     """Trains to the end, going on from the last committed checkpoint that was made from the same; returns the best one.
 
+    A model that this process holds whole is left with that checkpoint's variables; other ranks hold but shards.
+
     Raises:
       UserError: the loss is no longer finite.
     """
@@ -116,7 +118,10 @@ def train(training: Training, config: TrainingConfig, run: RunDirectory, world: 
             _commit(store, training, position, curves, world)
     curves.close()
     watch.close()
-    return store.at(position.best_step if position.best_step is not None else position.step), curves
+    best = store.at(position.best_step if position.best_step is not None else position.step)
+    if world.holds_the_model:
+        store.restore(best)
+    return best, curves
 
 
 def checkpoint_store(model: Any, optimizer: Any, directory: Path, world: World, keep: int) -> CheckpointStore:

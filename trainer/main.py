@@ -16,7 +16,6 @@ from trainer.data_commands import data
 from trainer.plan_command import plan
 
 if TYPE_CHECKING:
-    from trainer.launch import JobCall
     from trainer.workspace import Workspace
 
 # typer re-exports of click only this subclass: every mistake in a command's words derives from its second base
@@ -61,11 +60,21 @@ def run_job(stages: list[str], job_file: Path, overrides: list[str] | None, run_
     return workspace
 
 
-def run_on_ranks(call: JobCall, stages: list[str]) -> Workspace | None:
-    """Runs stages of a job where its strategy says; returns its workspace, None in a process that is not the chief."""
-    from trainer.launch import as_member, serve_if_asked
+def run_on_ranks(
+    words: tuple[str, ...],
+    stages: list[str],
+    job_file: Path,
+    overrides: list[str] | None,
+    run_dir: Path | None,
+    strategy: str | None,
+    workers: int | None,
+) -> Workspace | None:
+    """Runs stages of a job where its strategy says, of the command `words`; returns its workspace, None in a process
+    that is not the chief."""
+    from trainer.launch import JobCall, as_member, serve_if_asked
     from trainer.pipeline import run_stages
 
+    call = JobCall(words, job_file, tuple(overrides or ()), run_dir, strategy, workers)
     if call.launched():
         return None
     with as_member(call.job) as membership:
@@ -84,12 +93,10 @@ def run(
     workers: Workers = None,
 ) -> None:
     """Do it all: data, retrieval, index, ranking, export, evaluation, report. What is done is skipped."""
-    from trainer.launch import JobCall
     from trainer.pipeline import STAGES
     from trainer.summary import summarise
 
-    call = JobCall(("run",), job, tuple(overrides or ()), run_dir, strategy, workers)
-    workspace = run_on_ranks(call, list(STAGES))
+    workspace = run_on_ranks(("run",), list(STAGES), job, overrides, run_dir, strategy, workers)
     if workspace is not None:
         summarise(workspace)
 
@@ -103,10 +110,7 @@ def train_retrieval(
     workers: Workers = None,
 ) -> None:
     """Train the two-tower model."""
-    from trainer.launch import JobCall
-
-    call = JobCall(("train", "retrieval"), job, tuple(overrides or ()), run_dir, strategy, workers)
-    run_on_ranks(call, ["retrieval"])
+    run_on_ranks(("train", "retrieval"), ["retrieval"], job, overrides, run_dir, strategy, workers)
 
 
 @train.command("ranking")
@@ -118,10 +122,7 @@ def train_ranking(
     workers: Workers = None,
 ) -> None:
     """Train the multi-objective ranker."""
-    from trainer.launch import JobCall
-
-    call = JobCall(("train", "ranking"), job, tuple(overrides or ()), run_dir, strategy, workers)
-    run_on_ranks(call, ["ranking"])
+    run_on_ranks(("train", "ranking"), ["ranking"], job, overrides, run_dir, strategy, workers)
 
 
 @index.command("build")

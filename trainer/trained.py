@@ -14,15 +14,9 @@ from trainer.world import alone
 
 
 def fit(workspace: Workspace, training: Training) -> Stored:
-    """Trains to the end, leaving checkpoints and curves in the run directory; returns the best checkpoint.
-
-    A model that this process holds whole is left with that checkpoint's variables; other ranks hold but shards.
-    """
+    """Trains to the end, leaving checkpoints and curves in the run directory; returns the best checkpoint (`train`)."""
     run, world = workspace.run, workspace.world
     best, curves = train(training, workspace.job.training, run, world)
-    if world.holds_the_model:
-        folder = run.checkpoints / training.stage
-        checkpoint_store(training.model, training.optimizer, folder, world, keep=1).restore(best)
     if world.is_chief:
         write_curves(run.curves, training.stage, curves.points)
     return best
