@@ -58,9 +58,10 @@ class Traffic:
             of_table = np.array([number for number, (owner, _) in enumerate(self._parts) if owner == place])
             if not ids[place]:
                 continue
-            once = of_table[[bool(np.any(sizes[rank, number])) for number in of_table]]
+            # of a part that every rank holds, each is sent the same ids; so is each range of columns
+            sent = [sizes[rank, part].sum() if travels[part] else sizes[rank, part, rank] for part in of_table]
             columns = len(table.sharding.columns) or 1
-            found[f"distinct/{table.config.name}"] = float(sizes[rank, once].sum() / columns / ids[place])
+            found[f"distinct/{table.config.name}"] = float(sum(sent) / columns / ids[place])
             load = sizes[:, of_table[travels[of_table]]].sum((0, 1))
             if load.any():
                 found[f"load/{table.config.name}"] = float(load.max() / load.mean())
