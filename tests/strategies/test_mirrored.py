@@ -25,7 +25,7 @@ def found(tmp_path_factory):
 
 
 def test_one_process_is_all_ranks(found):
-    assert found["topology"].tolist() == [RANKS, RANKS, 1, 1]
+    assert found["topology"].tolist() == [RANKS, RANKS, RANKS, 1]
 
 
 @pytest.mark.parametrize("mode", ["eager", "graph"])
