@@ -1,6 +1,9 @@
 # Everything runs in .venv, which `make setup` makes; HEADRACE_PYTHON names another Python (3.10 to 3.12).
 PY := .venv/bin/python
 SETUP := .venv/.headrace-setup
+# Files of tests that run side by side.
+TESTERS ?= 2
+PYTEST := $(PY) -m pytest -n $(TESTERS) --dist loadfile
 
 .PHONY: setup demo test test-long lint bench peers horovod clean
 
@@ -14,10 +17,10 @@ demo: $(SETUP)
 	.venv/bin/headrace run configs/demo.yaml
 
 test: $(SETUP) lint
-	$(PY) -m pytest -m "not long"
+	$(PYTEST) -m "not long"
 
 test-long: $(SETUP)
-	$(PY) -m pytest
+	$(PYTEST)
 
 lint: $(SETUP)
 	.venv/bin/ruff check .

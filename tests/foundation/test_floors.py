@@ -7,12 +7,12 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FLOORS = [
-    {"foundation"},
-    {"strategies", "inputs"},
-    {"embeddings"},
-    {"retrieval", "ranking", "postranking", "evaluation"},
-    {"serving"},
-    {"trainer"},
+    ["foundation"],
+    ["strategies", "inputs"],
+    ["embeddings"],
+    ["retrieval", "ranking", "postranking", "evaluation"],
+    ["serving"],
+    ["trainer"],
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
