@@ -33,18 +33,18 @@ class Contender:
         self.group, self.facts = group, facts[0]
         self._sizes, self._mean = sizes, mean
 
-    def train(self, number: int, share: bool) -> tuple[float, np.ndarray]:
+    def train(self, number: int, share: bool, ahead: bool = False) -> tuple[float, np.ndarray]:
         """Seconds a step of turn `number`, from when the last worker began to when the last one ended; and losses."""
         first = number * self._sizes.steps
         batches = [step % self._sizes.batches for step in range(first, first + self._sizes.steps)]
-        answers = self.group.ask({"train": batches, "share": share})
+        answers = self.group.ask({"train": batches, "share": share, "ahead": ahead})
         seconds = max(answer["ended"] for answer in answers) - max(answer["began"] for answer in answers)
         losses = np.array([answer["losses"] for answer in answers])
         return seconds / len(batches), losses.mean(0) if self._mean else losses[0]
 
-    def seconds(self, number: int, share: bool) -> float:
+    def seconds(self, number: int, share: bool, ahead: bool) -> float:
         """See `train`."""
-        return self.train(number, share)[0]
+        return self.train(number, share, ahead)[0]
 
     def vectors(self, folder: Path) -> np.ndarray:
         """[WORKERS * n, features, dim] float32: what some ids of batch 0 look up now."""

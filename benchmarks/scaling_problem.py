@@ -39,8 +39,8 @@ class Sizes:
     cap: int = 1_886_000
     history: int = 10
     batches: int = 4
-    steps: int = 3
-    rounds: dict[str, int] = field(default_factory=lambda: {"dlrm": 9, "embedding": 12})
+    steps: int = 6
+    rounds: dict[str, int] = field(default_factory=lambda: {"dlrm": 7, "embedding": 9})
     warmup: int = 1
     few_tables: int = 5
     many_tables: int = 200

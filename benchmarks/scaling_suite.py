@@ -47,14 +47,16 @@ QUICK = Sizes(
 )
 _SAME_LOSS = 1e-3  # relative
 _SAME_VECTORS = 1e-3  # relative
-# who takes turns: of which group, and whether a worker that is alone trains on one worker's share of a batch or on all
+# who takes turns: of which group; whether a worker that is alone trains on one worker's share of a batch or on all;
+# whether ids are sent a batch ahead
 _TURNS = {
-    "one": ("headrace_one", True),
-    "one_on_whole_batches": ("headrace_one", False),
-    "two": ("headrace_two", False),
-    "two_apart": ("headrace_apart", True),
-    "torch_one": ("torch_one", True),
-    "torch_two": ("torch_two", False),
+    "one": ("headrace_one", True, False),
+    "one_on_whole_batches": ("headrace_one", False, False),
+    "two": ("headrace_two", False, True),
+    "two_without_overlap": ("headrace_two", False, False),
+    "two_apart": ("headrace_apart", True, False),
+    "torch_one": ("torch_one", True, False),
+    "torch_two": ("torch_two", False, False),
 }
 
 
@@ -92,6 +94,9 @@ def _protocol(sizes: Sizes, quick: bool) -> dict[str, Any]:
         "step": "forward, backward, update of tables and dense weights, loss read; batches are in memory",
         "two_apart": "two processes that train a model each, on one worker's examples: the machine's limit",
         "turn": f"{sizes.steps} steps, from the last worker's beginning to the last one's end; p50, spread: over turns",
+        "overlap": "two workers send the ids of a turn's next batch while this one computes; a turn's first exchange "
+        "has nothing to hide behind. two_without_overlap: one after the other",
+        "memory": "the C library of every worker keeps what is freed (foundation.memory)",
         "order": "contenders take turns in a random order within each round; who has no turn waits on a pipe",
         "tables": f"Criteo's {len(sizes.tables)}, {sum(sizes.tables):,} rows in all",
         "ids": f"Zipf, exponent {EXPONENT}",
@@ -122,8 +127,8 @@ def _measure_model(report: Report, case: Case, sizes: Sizes, folder: Path) -> No
             report.protocol[f"{case.model}.{name}"] = contenders[name].facts
         _check_equal_work(case.model, contenders, folder)
         turns = {
-            name: partial(contenders[group].seconds, share=share)
-            for name, (group, share) in _TURNS.items()
+            name: partial(contenders[group].seconds, share=share, ahead=ahead)
+            for name, (group, share, ahead) in _TURNS.items()
             if group in contenders
         }
         _add(report, case.model, interleave(turns, sizes.rounds[case.model], sizes.warmup), sizes)
@@ -134,7 +139,7 @@ def _check_equal_work(model: str, contenders: Mapping[str, Contender], folder: P
     """A ratio means something only if all did the same work: one turn on whole batches, from the same weights, gives
     the same losses and the same trained vectors."""
     results = {
-        name: (each.train(0, share=False)[1], each.vectors(folder))
+        name: (each.train(0, share=False, ahead=True)[1], each.vectors(folder))
         for name, each in contenders.items()
         if name != "headrace_apart"  # no model of its has seen the whole batch
     }
@@ -157,9 +162,7 @@ def _add(report: Report, model: str, times: Mapping[str, Times], sizes: Sizes) -
     """Adds a model's rows to the table, and its metrics."""
     rates = {}
     for name, taken in times.items():
-        examples = (
-            sizes.batch if _TURNS[name] in (("headrace_one", True), ("torch_one", True)) else WORKERS * sizes.batch
-        )
+        examples = sizes.batch if name in ("one", "torch_one") else WORKERS * sizes.batch
         rates[name] = examples / taken.median
     for name, taken in times.items():
         report.table.add_row(
@@ -174,6 +177,7 @@ def _add(report: Report, model: str, times: Mapping[str, Times], sizes: Sizes) -
         report.metrics[f"{model}.{name}_p50_ms"] = taken.median * 1e3
         report.metrics[f"{model}.{name}_spread"] = taken.spread
     report.metrics[f"two_worker_throughput_vs_one_{model}"] = rates["two"] / rates["one"]
+    report.metrics[f"overlap_gain_{model}"] = rates["two"] / rates["two_without_overlap"]
     if "two_apart" in rates:
         report.metrics[f"two_worker_throughput_vs_two_apart_{model}"] = rates["two"] / rates["two_apart"]
         report.metrics[f"two_apart_throughput_vs_one_{model}"] = rates["two_apart"] / rates["one"]

@@ -5,8 +5,9 @@ Questions: {} -> versions; {"model": "dlrm" or "embedding", "features": [{"name"
 each, "dim", "learning_rate", "batch": examples of one worker, "workers", "weights" (npz: dense weights by name; "rows"
 [n, dim], which every table starts with, repeated), "batches" (npz, see `scaling_problem.write_batches`), "wire": the
 precision of vectors and gradients on the wire} -> {"communicator"}: the model is made; {"train": [k ...], "share": true
-or false} -> {"began", "ended": seconds on the machine's clock, "losses": a step each, of the global batch}: this
-worker's share of those batches is trained on, or where it is alone and "share" is false the whole batches; {"count": k}
+or false, "ahead": true or false} -> {"began", "ended": seconds on the machine's clock, "losses": a step each, of the
+global batch}: this worker's share of those batches is trained on, or where it is alone and "share" is false the whole
+batches, with "ahead" each batch's ids sent while the one before is computed, as far as the layer does so; {"count": k}
 -> {"calls": [[kind, dtype, bytes that leave this worker]]}: the exchanges of a step on its share; {"vectors": n,
 "file": path} -> {}: the vectors [n, features, dim] of the first n examples of its share of batch 0, alone of each
 share, as npy.
@@ -14,6 +15,7 @@ share, as npy.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -26,7 +28,7 @@ import numpy as np
 
 from benchmarks.counting import CountingCommunicator
 from benchmarks.recommenders import DLRM
-from embeddings import FeatureConfig, RowWiseAdagrad, ShardedEmbedding, TableConfig
+from embeddings import Begun, FeatureConfig, RowWiseAdagrad, ShardedEmbedding, TableConfig
 from embeddings.interactions import pairwise_dots
 from embeddings.sharding.held import HeldShard
 from embeddings.sharding.sharded import BUCKETS
@@ -54,9 +56,16 @@ class Tables(keras.layers.Layer):
         wire = Wire(vectors=question["wire"], gradients=question["wire"])
         self.sharded = ShardedEmbedding(features, communicator=communicator, wire=wire)
 
-    def call(self, ids: Ids, training: bool | None = None) -> list[tf.Tensor]:
-        by_feature = dict(zip(self.sharded.features, ids, strict=True))
-        return list(self.sharded(by_feature, training=training).values())
+    def call(self, ids: Ids | Begun, training: bool | None = None) -> list[tf.Tensor]:
+        inputs = ids if isinstance(ids, Begun) else self._by_feature(ids)
+        return list(self.sharded(inputs, training=training).values())
+
+    def begin(self, ids: Ids) -> Begun:
+        """Of a training step, what needs no vector."""
+        return self.sharded.begin(self._by_feature(ids), training=True)
+
+    def _by_feature(self, ids: Ids) -> dict[str, Any]:
+        return dict(zip(self.sharded.features, ids, strict=True))
 
 
 class SumOfVectors(keras.Model):
@@ -94,15 +103,40 @@ class Worker:
                 _fill(shard, weights["rows"])
             self._optimizer = keras.optimizers.Adagrad(question["learning_rate"])
             self._optimizer.build(self._model.trainable_variables)
+        self._embeddings = embeddings
         self._train = tf.function(self._step)
+        self._begin = tf.function(self._begun)
+        self._train_ahead = tf.function(self._step_ahead)
+        self._train_begun = tf.function(self._step_begun)
+        self._form: Any = None  # of what begins a step, as tf.nest sees it
         self._counted = tf.function(self._counted_step)
         self._calls: list[tuple[str, str]] = []  # of the counted step: kind, dtype
         self._look_up = tf.function(lambda ids: strategy.run(embeddings, ids))
 
-    def _step(self, inputs: tuple[tf.Tensor, Ids], labels: tf.Tensor, examples: tf.Tensor) -> tf.Tensor:
+    def _step(self, inputs: tuple[tf.Tensor, Ids | Begun], labels: tf.Tensor, examples: tf.Tensor) -> tf.Tensor:
         return self._strategy.run(self._on_this_rank, inputs, labels, examples)
 
-    def _on_this_rank(self, inputs: tuple[tf.Tensor, Ids], labels: tf.Tensor, examples: tf.Tensor) -> tf.Tensor:
+    def _begun(self, ids: Ids) -> list[tf.Tensor]:
+        def on_this_rank(ids: Ids) -> list[tf.Tensor]:
+            self._form = self._embeddings.begin(ids)
+            return tf.nest.flatten(self._form, expand_composites=True)
+
+        return self._strategy.run(on_this_rank, ids)
+
+    def _step_ahead(
+        self, inputs: tuple[tf.Tensor, list[tf.Tensor]], labels: tf.Tensor, examples: tf.Tensor, following: Ids
+    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """The step that `_begun` has begun, and the beginning of the one that follows, in any order."""
+        return self._step_begun(inputs, labels, examples), self._begun(following)
+
+    def _step_begun(
+        self, inputs: tuple[tf.Tensor, list[tf.Tensor]], labels: tf.Tensor, examples: tf.Tensor
+    ) -> tf.Tensor:
+        dense, begun = inputs
+        ids = tf.nest.pack_sequence_as(self._form, begun, expand_composites=True)
+        return self._step((dense, ids), labels, examples)
+
+    def _on_this_rank(self, inputs: tuple[tf.Tensor, Ids | Begun], labels: tf.Tensor, examples: tf.Tensor) -> tf.Tensor:
         """Trains on this worker's share of a batch of so many examples; gives the whole batch's mean loss."""
         with tf.GradientTape() as tape:
             outputs = self._model(inputs, training=True)
@@ -113,20 +147,27 @@ class Worker:
         self._optimizer.apply_gradients(zip(gradients, variables, strict=True), skip_gradients_aggregation=True)
         return total
 
-    def _counted_step(self, inputs: tuple[tf.Tensor, Ids], labels: tf.Tensor, examples: tf.Tensor) -> tf.Tensor:
+    def _counted_step(self, inputs: tuple[tf.Tensor, Ids | Begun], labels: tf.Tensor, examples: tf.Tensor) -> tf.Tensor:
         """[calls] int64: the bytes that leave this worker in each."""
         with self._communicator.counting() as calls:
             self._step(inputs, labels, examples)
         self._calls = [(call.kind, call.dtype) for call in calls]
         return tf.stack([call.leaving for call in calls]) if calls else tf.zeros([0], tf.int64)
 
-    def train(self, batches: list[int], share: bool) -> dict[str, Any]:
+    def train(self, batches: list[int], share: bool, ahead: bool) -> dict[str, Any]:
         """See the module."""
         examples = tf.constant(float(len(self._labels(share)) * self._communicator.size))
-        given = self._shares if share else self._wholes
+        given = [(self._shares if share else self._wholes)[batch] for batch in batches]
         losses, began = [], time.perf_counter()
-        for batch in batches:
-            losses.append(float(self._train(*given[batch], examples)))
+        if ahead and self._embeddings.sharded.begins_ahead:
+            begun = self._begin(given[0][0][1])
+            for ((dense, _), labels), ((_, following), _) in itertools.pairwise(given):
+                loss, begun = self._train_ahead((dense, begun), labels, examples, following)
+                losses.append(float(loss))
+            (dense, _), labels = given[-1]
+            losses.append(float(self._train_begun((dense, begun), labels, examples)))
+        else:
+            losses = [float(self._train(*of_batch, examples)) for of_batch in given]
         return {"began": began, "ended": time.perf_counter(), "losses": losses}
 
     def _labels(self, share: bool) -> tf.Tensor:
@@ -207,7 +248,7 @@ def main() -> None:
             answer = {"communicator": type(strategy.communicator).__name__}
         elif "train" in question:
             assert worker
-            answer = worker.train(question["train"], question["share"])
+            answer = worker.train(question["train"], question["share"], question["ahead"])
         elif "count" in question:
             assert worker
             answer = {"calls": worker.count(question["count"])}

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from benchmarks.peers import Peer
 from foundation.errors import UserError
+from foundation.memory import kept_memory_environment
 
 _Result = TypeVar("_Result")
 
@@ -19,6 +20,7 @@ class WorkerGroup:
 
     def __init__(self, command: Sequence[str], what: str, environments: Sequence[Mapping[str, str]]) -> None:
         """Starts a worker for each of `environments`, variables besides this process' own, worker k on the k-th core.
+        All keep freed memory, as headrace's training does.
 
         Raises:
           PeerMissing: a worker does not load.
@@ -32,7 +34,8 @@ class WorkerGroup:
 
         def start(worker: int) -> None:
             with _pinned(cores[worker]):  # a child's cores are those of the thread that starts it
-                self._workers[worker] = Peer(command, f"{what}, worker {worker}", environments[worker])
+                environment = {**kept_memory_environment(), **environments[worker]}
+                self._workers[worker] = Peer(command, f"{what}, worker {worker}", environment)
 
         self.size = len(environments)
         self._workers: dict[int, Peer] = {}

@@ -1,5 +1,6 @@
 """Floor 2: embedding tables, looked up by a Keras layer and updated in its backward pass."""
 
+from embeddings.begun import Begun
 from embeddings.checkpoints import restore_tables, save_tables, verify_tables
 from embeddings.config import FeatureConfig, TableConfig
 from embeddings.dense import DenseCheckpoint
@@ -15,6 +16,7 @@ __all__ = [
     "SGD",
     "Adagrad",
     "Adam",
+    "Begun",
     "DenseCheckpoint",
     "FeatureConfig",
     "FrequencyAdmission",

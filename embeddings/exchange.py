@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from embeddings.kernels import kernels
 from embeddings.kernels.group import Bag, TableGroup, grouped
 from embeddings.kernels.reference import step_rows
-from embeddings.kernels.streams import AS_THEY_ARE, Numbering, Owners, Stream
+from embeddings.kernels.streams import AS_THEY_ARE, Numbering, Own, Owners, Stream
 from embeddings.sharding.joint import Arrived, settled
 from embeddings.sharding.sharded import Part, ShardedTable
 from embeddings.tables.dynamic import DynamicTable
@@ -38,15 +39,17 @@ class _Asked:
 
 @dataclass(frozen=True, eq=False)
 class Routed:
-    """Where a step's ids went. bags: with the places of their ids among their table's distinct ones, and as `table` the
-    place among those that were asked for. counts: [tables] int64: how many are distinct. starts: [streams, ranks]
-    int64: where among the table's distinct ids those for a rank begin. sizes: [ranks, streams, ranks] int64: how many
-    ids of each stream went from whom to whom. rows: of each stream, the rows [n] int64 here of the ids that came; None:
-    nothing is held."""
+    """Where a step's ids went. tables: those that were asked for, by their places in the exchange. found: of each bag,
+    where its ids [n] int64 stand among their table's distinct ones. counts: [tables] int64: how many are distinct.
+    starts: [streams, ranks] int64: where among the table's distinct ids those for a rank begin. sizes: [ranks, streams,
+    ranks] int64: how many ids of each stream went from whom to whom. rows: of each stream, the rows [n] int64 here of
+    the ids that came; None: nothing is held.
+
+    tf.nest sees its tensors: a loop carries it from one round to the next."""
 
     asked: list[_Asked]
-    bags: list[Bag]
-    dims: list[int]
+    tables: list[int]
+    found: list[tf.Tensor]
     counts: tf.Tensor
     starts: tf.Tensor
     sizes: tf.Tensor
@@ -63,6 +66,24 @@ class Routed:
     def come_to(self, rank: int) -> tf.Tensor:
         """[streams, ranks] int64: how many ids of each came to it from each."""
         return tf.transpose(self.sizes[:, :, rank])
+
+    def places(self, bags: list[Bag]) -> list[Bag]:
+        """The bags that were asked for, of places among distinct ids, and of tables among those asked for."""
+        return [
+            replace(bag, table=self.tables.index(bag.table), ids=of_bag)
+            for bag, of_bag in zip(bags, self.found, strict=True)
+        ]
+
+    def __tf_flatten__(self) -> tuple[Any, tuple[Any, ...]]:
+        held = [rows is not None for rows in self.rows]
+        rows = [rows for rows in self.rows if rows is not None]
+        return (self.asked, self.tables, held), (self.found, self.counts, self.starts, self.sizes, rows)
+
+    @classmethod
+    def __tf_unflatten__(cls, metadata: Any, components: tuple[Any, ...]) -> Routed:
+        (asked, tables, held), (found, counts, starts, sizes, rows) = metadata, components
+        left = iter(rows)
+        return cls(asked, tables, found, counts, starts, sizes, [next(left) if here else None for here in held])
 
 
 class Exchange:
@@ -105,9 +126,7 @@ class Exchange:
         here = tf.transpose(sizes[:, :, communicator.rank])
         came = zip(asked, *kernels().arrived_ids(received, here, [_numbering(each) for each in asked]), strict=True)
         rows = [_rows(each, ids, counts if counted else None, inserts) for each, ids, counts in came]
-        found = [replace(bag, ids=of_bag) for bag, of_bag in zip(asking, places, strict=True)]
-        dims = [self._tables[table].config.dim for table in tables]
-        return Routed(asked, found, dims, splits[:, -1], starts, sizes, rows)
+        return Routed(asked, tables, places, splits[:, -1], starts, sizes, rows)
 
     def output_dist(self, routed: Routed, bags: list[Bag]) -> list[tf.Tensor]:
         """[B, dim] float32 of each bag: the rows' vectors brought back, weighted and combined.
@@ -116,42 +135,55 @@ class Exchange:
           tf.errors.InvalidArgumentError: a weight is not finite, or splits do not rise from 0 to the number of ids.
         """
         communicator = self._communicator
+        rank = communicator.rank
         looked_up = self._look_up(routed)
-        travels = [not each.part.replicated for each in routed.asked]
-        local = {s: v for s, v in enumerate(looked_up) if v is not None and not travels[s]}
-        leaving = [s for s, v in enumerate(looked_up) if v is not None and travels[s]]
+        own = routed.come_to(rank)[:, rank]
+        before = tf.reduce_sum(routed.come_to(rank)[:, :rank], 1)
+        local = {s: v for s, v in enumerate(looked_up) if v is not None}
+        for s, each in enumerate(routed.asked):
+            if s in local and not each.part.replicated:
+                local[s] = local[s][before[s] : before[s] + own[s]]
+        # neither what each rank has a copy of travels, nor what a rank would send to itself
+        travels = _column([not each.part.replicated for each in routed.asked]) * _others(communicator.size)
+        leaving = [s for s, v in enumerate(looked_up) if v is not None and not routed.asked[s].part.replicated]
         pieces = [looked_up[s] for s in leaving] or [tf.zeros([0, self._unit])]
         piece_of = [leaving.index(s) if s in leaving else -1 for s in range(len(looked_up))]
-        from_here = routed.come_to(communicator.rank) * _column(travels)
         payload = kernels().pack(
             pieces,
             piece_of,
             [replace(stream, first_column=0) for stream in routed.streams],
-            tf.cumsum(from_here, axis=1, exclusive=True),
-            from_here,
+            tf.cumsum(routed.come_to(rank), axis=1, exclusive=True),
+            routed.come_to(rank) * travels[rank],
             self._unit,
             tf.as_dtype(self._wire.vectors),
         )
-        units = self._units(routed) * _column(travels)
-        received = communicator.all_to_all(payload, tf.transpose(tf.reduce_sum(routed.sizes * units, 1)))
-        mine = routed.sent_by(communicator.rank)
-        return kernels().pool(received, local, routed.streams, routed.starts, mine, routed.dims, routed.bags)
+        units = routed.sizes * travels * self._units(routed)
+        received = communicator.all_to_all(payload, tf.transpose(tf.reduce_sum(units, 1)))
+        mine, dims = routed.sent_by(rank) * travels[rank], self._dims(routed)
+        return kernels().pool(received, local, rank, routed.streams, routed.starts, mine, dims, routed.places(bags))
 
     def update(self, routed: Routed, bags: list[Bag], gradients: list[tf.Tensor]) -> None:
         """One step of every table that was asked for: gradients [B, dim] of the outputs, summed by row over all
         ranks."""
         communicator, streams = self._communicator, routed.streams
-        sums = kernels().sums(routed.bags, gradients, routed.counts, routed.dims)
+        rank = communicator.rank
+        sums = kernels().sums(routed.places(bags), gradients, routed.counts, self._dims(routed))
         piece_of = [stream.table for stream in streams]
-        mine = routed.sent_by(communicator.rank)
+        # a copy's own gradient travels too: on a narrow wire it is rounded as on the other ranks, which have the same
+        stays = [not each.part.replicated for each in routed.asked]
+        travels = 1 - _column(stays) * (1 - _others(communicator.size))
         wire = tf.as_dtype(self._wire.gradients)
+        mine = routed.sent_by(rank) * travels[rank]
         payload = kernels().pack(sums, piece_of, streams, routed.starts, mine, self._unit, wire, stochastic=True)
-        received = communicator.all_to_all(payload, tf.reduce_sum(routed.sizes * self._units(routed), 1))
-        pieces = kernels().unpack(received, streams, routed.come_to(communicator.rank))
+        received = communicator.all_to_all(payload, tf.reduce_sum(routed.sizes * travels * self._units(routed), 1))
+        of_own = [table if stay else -1 for table, stay in zip(piece_of, stays, strict=True)]
+        own = Own(rank, sums, of_own, routed.starts[:, rank])
+        here = [tf.zeros([0], tf.int64) if rows is None else rows for rows in routed.rows]
+        distinct, pieces = kernels().merge(here, received, streams, routed.come_to(rank), own)
         counts = tf.unstack(tf.reduce_max(tf.reduce_sum(routed.sizes, 0), 1), len(streams))
         arrived = [
-            Arrived(each.table, each.part, rows, piece, count)
-            for each, rows, piece, count in zip(routed.asked, routed.rows, pieces, counts, strict=True)
+            Arrived(each.table, each.part, None if held is None else rows, piece, count)
+            for each, held, rows, piece, count in zip(routed.asked, routed.rows, distinct, pieces, counts, strict=True)
         ]
         self._take_steps(settled(communicator, arrived))
 
@@ -161,10 +193,13 @@ class Exchange:
         for group in grouped([table for table, a in here if a.squares is None]):
             of_tables = [at_once[id(table)] for table in group.tables]
             asked = [_bag(group, place, a.rows) for place, a in enumerate(of_tables)]
-            kernels().update(group, asked, [a.gradients for a in of_tables])
+            kernels().step(group, asked, [a.gradients for a in of_tables])
         for table, a in here:
             if a.squares is not None:
                 step_rows(table, a.rows, a.gradients, mean_square=a.squares / a.table.config.dim)
+
+    def _dims(self, routed: Routed) -> list[int]:
+        return [self._tables[table].config.dim for table in routed.tables]
 
     def _units(self, routed: Routed) -> tf.Tensor:
         """[streams, 1] int64: of how many units a row of each is."""
@@ -231,6 +266,11 @@ def _rows(asked: _Asked, ids: tf.Tensor, counts: tf.Tensor | None, inserts: bool
     if held is None or not isinstance(held, DynamicTable):
         return None if held is None else ids
     return held.find_or_insert([ids], [counts])[0] if inserts else held.find([ids])[0]
+
+
+def _others(ranks: int) -> tf.Tensor:
+    """[ranks, 1, ranks] int64: 1 from a rank to another, 0 to itself."""
+    return tf.constant(1 - np.eye(ranks, dtype=np.int64)[:, np.newaxis])
 
 
 def _column(values: Sequence[int]) -> tf.Tensor:

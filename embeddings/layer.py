@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from embeddings.bags import bag_of, in_shape_of
+from embeddings.begun import Begun
 from embeddings.config import FeatureConfig, TableConfig, need_known, tables_of
 from embeddings.dense import tables_left_out
 from embeddings.exchange import Exchange
@@ -23,7 +24,7 @@ from embeddings.tables.dynamic import DynamicTable, Vocabulary
 from embeddings.tables.static import StaticTable
 from embeddings.wire import Wire
 from foundation.tf import is_watched, keras, own_variables, tf
-from strategies import LocalCommunicator, communicator_of, is_tpu, replicas_of, servers_of
+from strategies import LocalCommunicator, MirroredCommunicator, communicator_of, is_tpu, replicas_of, servers_of
 
 if TYPE_CHECKING:
     from strategies import Communicator
@@ -148,18 +149,38 @@ class ShardedEmbedding(keras.layers.Layer):
             shards = tuple(shard for table in sharded for shard in held_shards(table))
             return _Rank(Exchange(communicator, sharded, self._wire), held, shards, FusedUpdate(held, dynamic, scaled))
 
-    def call(self, inputs: Mapping[str, Any], training: bool | None = None) -> dict[str, Any]:
-        """See the class. training: True also checks that the step before was applied."""
+    @property
+    def begins_ahead(self) -> bool:
+        """Whether `begin` does some of the work, and exactly the same a step early: processes exchange ids and no table
+        gives them rows."""
+        if isinstance(self._communicator, MirroredCommunicator) or self._communicator.size == 1:
+            return False
+        return all(config.vocabulary_size is not None for config in self.table_configs.values())
+
+    def begin(self, inputs: Mapping[str, Any], training: bool | None = None) -> Begun:
+        """The part of a call that reads no row: where `begins_ahead`, the exchange of ids, which a training loop may do
+        for the next batch while this one computes. The call that takes what it gives has the same `training`.
+
+        Raises:
+          As a call with these inputs.
+        """
+        if not self.begins_ahead:
+            return Begun(inputs, bool(training), None)
+        lookups: Any = self._ranks.here[0].lookups
+        with tf.name_scope(self.name):  # as in a call
+            routed = lookups.input_dist(self._bags(inputs), bool(training) and self.trainable)
+        return Begun(inputs, bool(training), routed)
+
+    def call(self, inputs: Mapping[str, Any] | Begun, training: bool | None = None) -> dict[str, Any]:
+        """See the class. inputs: by feature, or what `begin` gave. training: True also checks that the step before was
+        applied."""
         _refuse_replicas(self._communicator)
-        need_known(self.name, inputs, self.features)
-        bags = []
-        for name, value in inputs.items():
-            feature = self.features[name]
-            bags.append(bag_of(name, value, feature, self._place[feature.table.name]))
+        inputs, routed = self._as_begun(inputs, training)
+        bags = self._bags(inputs)
         trains = bool(training) and self.trainable
         alone = isinstance(self._ranks.here[0].lookups, LocalTables)
         asked = bags if alone else [_without_learned_weights(bag) for bag in bags]
-        vectors = self._vectors(asked, trains)
+        vectors = self._vectors(asked, trains, routed)
         outputs = {}
         for bag, was, of_bag in zip(bags, asked, vectors, strict=True):
             if bag.combiner != was.combiner:
@@ -169,7 +190,19 @@ class ShardedEmbedding(keras.layers.Layer):
             outputs[bag.name] = tf.cast(of_bag, self.compute_dtype)
         return outputs
 
-    def _vectors(self, bags: list[Bag], trains: bool) -> list[tf.Tensor]:
+    def _as_begun(self, inputs: Mapping[str, Any] | Begun, training: bool | None) -> tuple[Mapping[str, Any], Any]:
+        if not isinstance(inputs, Begun):
+            return inputs, None
+        if inputs.training != bool(training):
+            raise ValueError(f"{self.name}: begun with training={inputs.training} and called with {bool(training)}")
+        return inputs.inputs, inputs.routed
+
+    def _bags(self, inputs: Mapping[str, Any]) -> list[Bag]:
+        need_known(self.name, inputs, self.features)
+        of_features = [(name, value, self.features[name]) for name, value in inputs.items()]
+        return [bag_of(name, value, feature, self._place[feature.table.name]) for name, value, feature in of_features]
+
+    def _vectors(self, bags: list[Bag], trains: bool, routed: Any) -> list[tf.Tensor]:
         """[B, dim] of each bag."""
         place = place_here(self._communicator)
         if place is None:
@@ -178,7 +211,7 @@ class ShardedEmbedding(keras.layers.Layer):
         rank = self._ranks.here[place]
         if trains and place == 0:  # replicas are one program: one speaks for all, and its failure is told once
             rank.fused.expect_gradient()
-        dist: Any = rank.lookups.input_dist(bags, trains)
+        dist: Any = routed or rank.lookups.input_dist(bags, trains)
         if not self.trainable:
             return rank.lookups.output_dist(dist, bags)
         vectors, probe = rank.fused.lookup(self.gradient_trap, rank.lookups, dist, bags, trains)

@@ -20,12 +20,14 @@ from foundation.progress import say
 from foundation.tf import tf
 
 # No contraction: a product and a sum rounded apart, as TensorFlow's own ops do.
+COMMON = Path(__file__).with_name("native")
 FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-fPIC", "-pthread", "-Wno-deprecated-declarations")
 
 
 @dataclass(frozen=True)
 class NativeLibrary:
-    """A folder of C++ sources that make one library of TensorFlow ops. name: in what is said of it."""
+    """A folder of C++ sources that, with those that all libraries share (foundation/native), make one library of
+    TensorFlow ops. name: in what is said of it."""
 
     name: str
     sources: Path
@@ -68,7 +70,7 @@ class NativeLibrary:
     def _key(self, compiler: str) -> str:
         version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
         digest = hashlib.blake2b(digest_size=12)
-        sources = [file.read_text() for file in sorted(self.sources.iterdir())]
+        sources = [file.read_text() for folder in (COMMON, self.sources) for file in sorted(folder.iterdir())]
         for part in (*sources, tf.__version__, tf.version.GIT_VERSION, version, *_flags(), _processor()):
             digest.update(part.encode() + b"\0")
         return digest.hexdigest()
@@ -79,7 +81,8 @@ class NativeLibrary:
         objects.mkdir()
         try:
             include = [flag.replace("-I", "-isystem", 1) for flag in tf.sysconfig.get_compile_flags()]
-            files = sorted(self.sources.glob("*.cc"))
+            include.append(f"-I{COMMON}")
+            files = [*sorted(COMMON.glob("*.cc")), *sorted(self.sources.glob("*.cc"))]
             made = [objects / f"{file.stem}.o" for file in files]
             with ThreadPoolExecutor(os.cpu_count()) as pool:
                 compile_to = [compiler, *include, *_flags(), "-c", "-o"]

@@ -98,25 +98,30 @@ class Ranker(keras.Model):
         )
         self._listwise = ListwiseLoss(config.listwise, config.objectives) if config.listwise else None
 
-    def losses_of(self, batch: Inputs, step: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Scalar losses of a ranking batch: each objective's by name, "listwise" where configured, and "loss", their
-        weighted sum.
-
-        step: [] int64, seeds what is dropped at random: the same step and batch give the same losses. Of a rank's slice
-        of a batch: its shares, which sum to the losses over all ranks.
-        """
+    def begin(self, batch: Inputs, step: tf.Tensor) -> dict[str, Any]:
+        """What `losses_of` goes on from: that part of a training step on a ranking batch, or on a rank's slice of one,
+        which reads no weight. step: [] int64, seeds what is dropped at random."""
         lists, rows = shares_of(
             self._communicator, [tf.size(batch["list_row_splits"]) - 1, tf.shape(batch["item_position"])[0]]
         )
         firsts = {USER: lists.first, ITEM: rows.first}
         inputs = {name: self._hidden(name, value, step, firsts) for name, value in batch.items()}
-        outputs = self._outputs(inputs, batch["list_row_splits"], training=True)
-        return self._losses_from(outputs, batch, step, rows.first)
+        lookups = self.embedding.begin(self._looked_up(inputs), training=True)
+        return {"batch": dict(batch), "inputs": inputs, "first_row": rows.first, "lookups": lookups}
+
+    def losses_of(self, begun: Mapping[str, Any], step: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Scalar losses of what `begin` began: each objective's by name, "listwise" where configured, and "loss", their
+        weighted sum. The same step and batch give the same losses. Of a rank's slice of a batch: its shares, which sum
+        to the losses over all ranks."""
+        batch = begun["batch"]
+        vectors = self.embedding(begun["lookups"], training=True)
+        outputs = self._outputs(vectors, begun["inputs"], batch["list_row_splits"])
+        return self._losses_from(outputs, batch, step, begun["first_row"])
 
     def held_out_losses(self, batch: Inputs) -> dict[str, tf.Tensor]:
         """The same losses of a batch that is not trained on: nothing is dropped, nothing changes. Shares of them too,
         on a rank that is given its slice."""
-        return self._losses_from(self._outputs(batch, batch["list_row_splits"], training=False), batch)
+        return self._losses_from(self._predicted(batch, batch["list_row_splits"]), batch)
 
     def predict(self, query_inputs: Inputs, item_inputs: Inputs, list_row_splits: tf.Tensor) -> dict[str, tf.Tensor]:
         """Predictions [R] float32 by objective, in natural units: a probability (given the event that `given` names),
@@ -124,17 +129,21 @@ class Ranker(keras.Model):
 
         query_inputs: per list [L]; item_inputs: per row [R]; list_row_splits: [L + 1] int64.
         """
-        outputs = self._outputs({**query_inputs, **item_inputs}, list_row_splits, training=False)
+        outputs = self._predicted({**query_inputs, **item_inputs}, list_row_splits)
         return {o.name: inverse_link(o, outputs[o.name]) for o in self.objectives}
 
     def value(self, predictions: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """[R] float32: what rows are ranked by, see `ranking.value.ValueModel`."""
         return self._value(predictions)
 
-    def _outputs(self, inputs: Inputs, list_row_splits: tf.Tensor, training: bool) -> dict[str, tf.Tensor]:
+    def _looked_up(self, inputs: Inputs) -> dict[str, Any]:
+        return {name: inputs[name] for name in self._interactions.categorical}
+
+    def _predicted(self, inputs: Inputs, list_row_splits: tf.Tensor) -> dict[str, tf.Tensor]:
+        return self._outputs(self.embedding(self._looked_up(inputs)), inputs, list_row_splits)
+
+    def _outputs(self, vectors: Mapping[str, Any], inputs: Inputs, list_row_splits: tf.Tensor) -> dict[str, tf.Tensor]:
         """Head outputs [R] by objective, before the inverse link."""
-        looked_up = {name: inputs[name] for name in self._interactions.categorical}
-        vectors = self.embedding(looked_up, training=training)
         list_of_row = tf.ragged.row_splits_to_segment_ids(list_row_splits)
         query = self._interactions.query(vectors, inputs)
         rows = self._interactions.rows(vectors, inputs, list_of_row)

@@ -60,17 +60,24 @@ class TwoTower(keras.Model):
         self._query_tower = Tower("query_tower", query_width, dim=config.dim - 1, seed=seed + 1_000, **towers)
         self._item_tower = Tower("item_tower", item_width, dim=config.dim, seed=seed + 2_000, **towers)
 
-    def losses_of(self, batch: Mapping[str, Any], step: tf.Tensor) -> dict[str, tf.Tensor]:
-        """{"loss": scalar} of a retrieval batch; `step` [] int64 seeds what is random in it. Of a rank's slice of a
-        batch: its share, which sums to the loss over all ranks."""
+    def begin(self, batch: Mapping[str, Any], step: tf.Tensor) -> dict[str, Any]:
+        """What `losses_of` goes on from: that part of a training step on a retrieval batch, or on a rank's slice of it,
+        which reads no weight. `step` [] int64 seeds what is random in it."""
         share = share_of(self._communicator, tf.shape(batch["item_position"])[0])
         inputs = {name: self._hidden(name, value, step, share.first) for name, value in batch.items()}
         names = [*self._query_features, *self._item_features]
-        activations = self.embedding({n: inputs[n] for n in names if self._categorical(n)}, training=True)
+        lookups = self.embedding.begin({n: inputs[n] for n in names if self._categorical(n)}, training=True)
+        return {"inputs": inputs, "share": share, "lookups": lookups}
+
+    def losses_of(self, begun: Mapping[str, Any], step: tf.Tensor) -> dict[str, tf.Tensor]:
+        """{"loss": scalar} of what `begin` began. Of a rank's slice of a batch: its share, which sums to the loss over
+        all ranks."""
+        inputs, share = begun["inputs"], begun["share"]
+        activations = self.embedding(begun["lookups"], training=True)
         queries = self._query(activations, inputs, step, share.first)
         item_inputs = side_by_side(self._item_features, activations, inputs)
         candidates = self._item_tower(item_inputs, step=step, first_row=share.first)
-        return {"loss": in_batch_softmax(queries, candidates, batch["item_position"], batch["log_q"], share)}
+        return {"loss": in_batch_softmax(queries, candidates, inputs["item_position"], inputs["log_q"], share)}
 
     def embed_queries(self, inputs: Mapping[str, Any]) -> tf.Tensor:
         """[B, dim] query vectors."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from foundation.tf import tf
 from strategies.base import Communicator
@@ -12,12 +13,19 @@ from strategies.base import Communicator
 @dataclass(frozen=True, eq=False)
 class BatchShare:
     """Rows [first, first + n) of a global batch of `total`, this rank's; ranks' shares follow each other in their
-    order. first, total: [] int64. counts: [ranks] int64, the rows of each."""
+    order. first, total: [] int64. counts: [ranks] int64, the rows of each. tf.nest sees its tensors."""
 
     communicator: Communicator
     first: tf.Tensor
     total: tf.Tensor
     counts: tf.Tensor
+
+    def __tf_flatten__(self) -> tuple[Any, tuple[tf.Tensor, ...]]:
+        return self.communicator, (self.first, self.total, self.counts)
+
+    @classmethod
+    def __tf_unflatten__(cls, communicator: Any, components: tuple[tf.Tensor, ...]) -> BatchShare:
+        return cls(communicator, *components)
 
 
 def share_of(communicator: Communicator, rows: tf.Tensor) -> BatchShare:

@@ -16,10 +16,11 @@ import numpy as np
 from embeddings import ShardedEmbedding
 from embeddings.dense import DenseCheckpoint
 from foundation.errors import UserError
+from foundation.memory import keep_freed_memory
 from foundation.progress import progress, say
 from foundation.tf import keras, tf
 from inputs.batches import Batches
-from strategies import ParameterServerStrategy
+from strategies import ParameterServerStrategy, Strategy
 from strategies.share import summed
 from trainer.checkpoint import CheckpointStore, Stored
 from trainer.curves import Curves
@@ -41,9 +42,13 @@ class Trainable(Protocol):
     trainable_variables: list[tf.Variable]
     embedding: ShardedEmbedding
 
-    def losses_of(self, batch: dict[str, Any], step: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Scalar losses by name; "loss" is the one to minimise. `step` [] int64 seeds what is random in a step. Given a
-        rank's slice of a batch: its shares of them, which sum to the batch's over all ranks."""
+    def begin(self, batch: dict[str, Any], step: tf.Tensor) -> Any:
+        """That part of a step on a batch, or on a rank's slice of one, which reads no weight, as what tf.nest sees the
+        tensors of. `step` [] int64 seeds what is random in it."""
+
+    def losses_of(self, begun: Any, step: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Scalar losses by name of what `begin` began; "loss" is the one to minimise. Of a rank's slice of a batch: its
+        shares of them, which sum to the batch's over all ranks."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,7 @@ def train(training: Training, config: TrainingConfig, run: RunDirectory, world: 
     Raises:
       UserError: the loss is no longer finite.
     """
+    keep_freed_memory()
     folder = run.checkpoints / training.stage
     store = checkpoint_store(training.model, training.optimizer, folder, world, config.keep_checkpoints)
     saved = _saved(store, training, run.tensorboard, world)
@@ -221,9 +227,9 @@ def _steps(model: Any, optimizer: keras.optimizers.Optimizer, world: World) -> S
     strategy = world.strategy
     names: list[str] = []
 
-    def one(batch: dict[str, Any], step: tf.Tensor) -> tf.Tensor:
+    def finish(begun: Any, step: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
-            losses = model.losses_of(batch, step)
+            losses = model.losses_of(begun, step)
         names[:] = losses
         variables = model.trainable_variables
         gradients = tape.gradient(losses["loss"], variables)
@@ -232,8 +238,22 @@ def _steps(model: Any, optimizer: keras.optimizers.Optimizer, world: World) -> S
         optimizer.apply_gradients(pairs, skip_gradients_aggregation=True)  # they are the batch's already
         return of_batch
 
+    def whole(batch: dict[str, Any], step: tf.Tensor) -> tf.Tensor:
+        return finish(model.begin(batch, step), step)
+
     if isinstance(strategy, ParameterServerStrategy):
-        return _asynchronous(strategy, one, names)
+        return _asynchronous(strategy, whole, names)
+    sums = _ahead(strategy, model.begin, finish) if model.embedding.begins_ahead else _one_by_one(strategy, whole)
+
+    def means(feeds: list[Any], count: int, first_step: int) -> dict[str, float]:
+        total = sums(feeds, tf.constant(count, tf.int64), tf.constant(first_step, tf.int64))
+        return dict(zip(names, (total.numpy() / count).tolist(), strict=True))
+
+    return means
+
+
+def _one_by_one(strategy: Strategy, whole: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
+    """The sum of what the steps give."""
 
     @tf.function(reduce_retracing=True)
     def sums(feeds: list[Any], count: tf.Tensor, first_step: tf.Tensor) -> tf.Tensor:
@@ -241,14 +261,41 @@ def _steps(model: Any, optimizer: keras.optimizers.Optimizer, world: World) -> S
         total = tf.zeros([])
         for step in tf.range(first_step, first_step + count):
             tf.autograph.experimental.set_loop_options(shape_invariants=[(total, tf.TensorShape(None))])
-            total += strategy.run(one, next(batches), step)
+            total += strategy.run(whole, next(batches), step)
         return total
 
-    def means(feeds: list[Any], count: int, first_step: int) -> dict[str, float]:
-        total = sums(feeds, tf.constant(count, tf.int64), tf.constant(first_step, tf.int64))
-        return dict(zip(names, (total.numpy() / count).tolist(), strict=True))
+    return sums
 
-    return means
+
+def _ahead(strategy: Strategy, begin: Callable[..., Any], finish: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
+    """The same, each step begun while the one before computes: TensorFlow runs what does not depend on each other as
+    it becomes ready, and `begin` depends on the batch alone."""
+    form: list[Any] = []  # of what `begin` gives, as tf.nest sees it
+
+    def begun(batch: Any, step: tf.Tensor) -> list[tf.Tensor]:
+        form[:] = [begin(batch, step)]
+        return tf.nest.flatten(form[0], expand_composites=True)
+
+    def finished(flat: list[tf.Tensor], step: tf.Tensor) -> tf.Tensor:
+        return finish(tf.nest.pack_sequence_as(form[0], flat, expand_composites=True), step)
+
+    @tf.function(reduce_retracing=True)
+    def sums(feeds: list[Any], count: tf.Tensor, first_step: tf.Tensor) -> tf.Tensor:
+        batches = strategy.distribute(feeds)
+        total, last = tf.zeros([]), first_step + count - 1
+        ahead = strategy.run(begun, next(batches), first_step)
+        any_size = [tf.TensorShape([None, *each.shape[1:]] if len(each.shape) else []) for each in ahead]
+        for step in tf.range(first_step, first_step + count):
+            tf.autograph.experimental.set_loop_options(
+                shape_invariants=[(total, tf.TensorShape(None)), (ahead, any_size)]
+            )
+            now = ahead
+            if step < last:
+                ahead = strategy.run(begun, next(batches), step + 1)
+            total += strategy.run(finished, now, step)
+        return total
+
+    return sums
 
 
 def _asynchronous(strategy: ParameterServerStrategy, one: Callable[..., tf.Tensor], names: list[str]) -> Steps:

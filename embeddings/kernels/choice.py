@@ -15,7 +15,7 @@ from embeddings.config import TableConfig
 from embeddings.kernels import reference
 from embeddings.kernels.build import LIBRARY
 from embeddings.kernels.group import Bag, TableGroup
-from embeddings.kernels.streams import Numbering, Owners, Stream
+from embeddings.kernels.streams import Numbering, Own, Owners, Stream
 from foundation.errors import UserError
 from foundation.progress import say
 from foundation.tf import is_being_saved, tf
@@ -49,6 +49,9 @@ class Kernels(Protocol):
         stochastic: bool = False,
     ) -> tf.Tensor: ...
     def unpack(self, received: tf.Tensor, streams: Sequence[Stream], sizes: tf.Tensor) -> list[tf.Tensor]: ...
+    def merge(
+        self, rows: Sequence[tf.Tensor], received: tf.Tensor, streams: Sequence[Stream], sizes: tf.Tensor, own: Own
+    ) -> tuple[list[tf.Tensor], list[tf.Tensor]]: ...
     def arrived_ids(
         self, received: tf.Tensor, sizes: tf.Tensor, numberings: Sequence[Numbering]
     ) -> tuple[list[tf.Tensor], list[tf.Tensor]]: ...
@@ -56,6 +59,7 @@ class Kernels(Protocol):
         self,
         received: tf.Tensor,
         local: Mapping[int, tf.Tensor],
+        rank: int,
         streams: Sequence[Stream],
         starts: tf.Tensor,
         sizes: tf.Tensor,
@@ -69,6 +73,7 @@ class Kernels(Protocol):
     def dots_gradient(self, vectors: Sequence[tf.Tensor], gradient: tf.Tensor) -> list[tf.Tensor]: ...
     def lookup(self, group: TableGroup, bags: list[Bag]) -> list[tf.Tensor]: ...
     def update(self, group: TableGroup, bags: list[Bag], gradients: list[tf.Tensor]) -> None: ...
+    def step(self, group: TableGroup, bags: list[Bag], gradients: list[tf.Tensor]) -> None: ...
 
 
 class IdTable(Protocol):

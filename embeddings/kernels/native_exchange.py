@@ -7,7 +7,7 @@ from typing import Any
 
 from embeddings.kernels.group import Bag
 from embeddings.kernels.native_bags import layout_of, tensors_of
-from embeddings.kernels.streams import Numbering, Owners, Stream
+from embeddings.kernels.streams import Numbering, Own, Owners, Stream
 from foundation.tf import tf
 
 
@@ -74,6 +74,25 @@ class NativeExchange:
             piece.set_shape([None, stream.width])
         return pieces
 
+    def merge(
+        self, rows: Sequence[tf.Tensor], received: tf.Tensor, streams: Sequence[Stream], sizes: tf.Tensor, own: Own
+    ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        """As `reference_exchange.merge`."""
+        distinct, sums = self._module.headrace_merge(
+            rows=list(rows),
+            received=received,
+            sizes=sizes,
+            own=list(own.pieces),
+            own_starts=own.starts,
+            own_of=list(own.piece_of),
+            rank=own.rank,
+            **_columns(streams),
+        )
+        for of_stream, summed, stream in zip(distinct, sums, streams, strict=True):
+            of_stream.set_shape([None])
+            summed.set_shape([None, stream.width])
+        return distinct, sums
+
     def arrived_ids(
         self, received: tf.Tensor, sizes: tf.Tensor, numberings: Sequence[Numbering]
     ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
@@ -92,6 +111,7 @@ class NativeExchange:
         self,
         received: tf.Tensor,
         local: Mapping[int, tf.Tensor],
+        rank: int,
         streams: Sequence[Stream],
         starts: tf.Tensor,
         sizes: tf.Tensor,
@@ -104,6 +124,7 @@ class NativeExchange:
         outputs = self._module.headrace_pool(
             received=received,
             local=list(local.values()),
+            rank=rank,
             starts=starts,
             sizes=sizes,
             places=tensors.pop("ids"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -72,8 +72,15 @@ class NativeKernels(NativeExchange):
 
     def update(self, group: TableGroup, bags: list[Bag], gradients: list[tf.Tensor]) -> None:
         """As `reference.update`: a row's gradients are summed in the order of features, then of positions."""
+        self._call(self._module.headrace_update, group, bags, gradients)
+
+    def step(self, group: TableGroup, bags: list[Bag], gradients: list[tf.Tensor]) -> None:
+        """As `reference.step`."""
+        self._call(self._module.headrace_step, group, bags, gradients)
+
+    def _call(self, op: Any, group: TableGroup, bags: list[Bag], gradients: list[tf.Tensor]) -> None:
         tables = group.tables
-        self._module.headrace_update(
+        op(
             tables=[table.rows.handle for table in tables],
             slots=[table.slots[slot].handle for slot in group.optimizer.slots for table in tables],
             identities=[table.identities.handle for table in tables if table.identities is not None],

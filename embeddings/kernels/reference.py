@@ -14,6 +14,7 @@ from embeddings.kernels.reference_exchange import (
     arrived_ids,
     checks_of_splits,
     distinct_by_owner,
+    merge,
     of_ids,
     pack,
     pool,
@@ -40,10 +41,12 @@ __all__ = [
     "gradient_of_weights",
     "id_table",
     "lookup",
+    "merge",
     "new_rows",
     "new_slot",
     "pack",
     "pool",
+    "step",
     "step_rows",
     "summed",
     "summed_at",
@@ -135,6 +138,12 @@ def update(group: TableGroup, bags: list[Bag], gradients: list[tf.Tensor]) -> No
     """One step of every table that a bag looks up in: the gradients [B, dim] of `lookup`'s outputs, summed by row."""
     for table, (ids, gradient) in summed(group, bags, gradients).items():
         step_rows(group.tables[table], ids, gradient)
+
+
+def step(group: TableGroup, bags: list[Bag], gradients: list[tf.Tensor]) -> None:
+    """The same where each bag is some distinct rows of a table that no other bag looks up in: gradients [n, dim]."""
+    for bag, gradient in zip(bags, gradients, strict=True):
+        step_rows(group.tables[bag.table], bag.ids, gradient)
 
 
 def summed(group: TableGroup, bags: list[Bag], gradients: list[tf.Tensor]) -> dict[int, tuple[tf.Tensor, tf.Tensor]]:

@@ -10,13 +10,13 @@ import numpy as np
 from embeddings.hashing import splitmix64
 from embeddings.kernels.group import Bag
 from embeddings.kernels.reference_ids import GROUP_BITS
-from embeddings.kernels.streams import Numbering, Owners, Stream
+from embeddings.kernels.streams import Numbering, Own, Owners, Stream
 from embeddings.pooling import assert_inside, checks_of, norms, pooled, rows_of_ids
 from embeddings.precision import rounded
 from foundation.tensors import ranges
 from foundation.tf import tf
 
-FEW_IDS = 4096  # of a table: one group of them is enough
+FEW_IDS = 32_768  # of a table: one group of them is enough
 
 
 def distinct_by_owner(
@@ -152,14 +152,52 @@ def unpack(received: tf.Tensor, streams: Sequence[Stream], sizes: tf.Tensor) -> 
     Raises:
       tf.errors.InvalidArgumentError: sizes do not cover what was received.
     """
-    unit = received.shape[1]
-    units = _units(streams, unit)
-    widths = sizes * units
+    widths = sizes * _units(streams, received.shape[1])
     of_streams = tf.split(_by_stream(received, widths), tf.reduce_sum(widths, 1), num=len(streams))
     plain = tf.float32 if received.dtype.is_floating else received.dtype
     return [
         tf.cast(tf.reshape(piece, [-1, stream.width]), plain) for piece, stream in zip(of_streams, streams, strict=True)
     ]
+
+
+def merge(
+    rows: Sequence[tf.Tensor], received: tf.Tensor, streams: Sequence[Stream], sizes: tf.Tensor, own: Own
+) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    """What came for each stream, summed by row: its distinct rows [u] int64, in an order that `rows` alone decides, and
+    their sums [u, width] float32, in the order of ranks. rows: [n] int64 of each stream, whose gradients these are, in
+    the order of ranks. received: [n, unit] as packed; sizes: [streams, ranks] int64: how many rows of each are whose;
+    own: what of it did not travel.
+
+    Raises:
+      tf.errors.InvalidArgumentError: sizes do not cover what was received or the rows, or `own` has no such rows.
+    """
+    travelled = (
+        np.array([[own.piece_of[s] < 0] for s in range(len(streams))]) | ~np.eye(sizes.shape[1], dtype=bool)[own.rank]
+    )
+    pieces = unpack(received, streams, sizes * tf.constant(travelled, tf.int64))
+    distinct, sums = [], []
+    for s, (stream, piece) in enumerate(zip(streams, pieces, strict=True)):
+        if own.piece_of[s] >= 0:
+            piece = _inserted(piece, _own_rows(own, s, stream, sizes), tf.reduce_sum(sizes[s, : own.rank]))
+        found, places = tf.unique(rows[s], out_idx=tf.int64)
+        told = tf.debugging.Assert(tf.equal(tf.size(rows[s]), tf.shape(piece)[0]), [f"stream {s}: rows and gradients"])
+        with tf.control_dependencies([] if told is None else [told]):
+            sums.append(tf.math.unsorted_segment_sum(piece, places, tf.size(found)))
+        distinct.append(found)
+    return distinct, sums
+
+
+def _own_rows(own: Own, s: int, stream: Stream, sizes: tf.Tensor) -> tf.Tensor:
+    first, count = own.starts[s], sizes[s, own.rank]
+    rows = own.pieces[own.piece_of[s]][:, stream.first_column : stream.first_column + stream.width]
+    inside = (first >= 0) & (first + count <= tf.shape(rows, tf.int64)[0])
+    check = tf.debugging.Assert(inside, [f"stream {s}: the own piece has no such rows", first, count])
+    with tf.control_dependencies([] if check is None else [check]):
+        return rows[first : first + count]
+
+
+def _inserted(rows: tf.Tensor, others: tf.Tensor, at: tf.Tensor) -> tf.Tensor:
+    return tf.concat([rows[:at], others, rows[at:]], 0)
 
 
 def arrived_ids(
@@ -195,6 +233,7 @@ def numbered(numbering: Numbering, ids: tf.Tensor) -> tf.Tensor:
 def pool(
     received: tf.Tensor,
     local: Mapping[int, tf.Tensor],
+    rank: int,
     streams: Sequence[Stream],
     starts: tf.Tensor,
     sizes: tf.Tensor,
@@ -202,19 +241,21 @@ def pool(
     bags: Sequence[Bag],
 ) -> list[tf.Tensor]:
     """[B, dim] float32 of each bag, pooled from its ids' vectors; `ids` of a bag are their places among its table's
-    distinct ids. received: [n, unit], the vectors of the streams that travel, as packed. local: those [rows, width]
-    float32 of the others, by stream. starts, sizes: [streams, ranks] int64: where among the table's distinct ids those
-    begin whose vectors a rank has sent, and how many they are. dims: of the tables.
+    distinct ids. received: [n, unit], the vectors that came from other ranks, as packed. starts, sizes: [streams,
+    ranks] int64: where among the table's distinct ids those begin whose vectors a rank has sent, and how many they
+    are. local: vectors [rows, width] float32 by stream that are here, on rank `rank`: of the ids that begin at its
+    start. dims: of the tables.
 
     Raises:
       tf.errors.InvalidArgumentError: sizes do not cover what was received, a place is beyond the table's ids, a weight
         is not finite, or splits do not rise from 0 to the number of ids.
     """
-    travels = tf.constant([[0 if s in local else 1] for s in range(len(streams))], tf.int64)
-    pieces = unpack(received, streams, sizes * travels)
+    pieces = unpack(received, streams, sizes)
+    for s, vectors in local.items():
+        pieces[s] = _inserted(pieces[s], vectors, tf.reduce_sum(sizes[s, :rank]))
     by_columns: dict[int, dict[int, list[tf.Tensor]]] = {table: {} for table in range(len(dims))}
-    for s, (stream, piece) in enumerate(zip(streams, pieces, strict=True)):
-        by_columns[stream.table].setdefault(stream.first_column, []).append(local.get(s, piece))
+    for stream, piece in zip(streams, pieces, strict=True):
+        by_columns[stream.table].setdefault(stream.first_column, []).append(piece)
     whole = [
         tf.concat([tf.concat(rows, 0) for _, rows in sorted(columns.items())], 1) for columns in by_columns.values()
     ]

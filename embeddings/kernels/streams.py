@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+
+from foundation.tf import tf
 
 
 @dataclass(frozen=True)
@@ -41,3 +44,14 @@ class Numbering:
 
 
 AS_THEY_ARE = Numbering("ids", np.zeros(0, np.int64))
+
+
+@dataclass(frozen=True, eq=False)
+class Own:
+    """What a rank does not send to itself: of stream s the rows of `pieces[piece_of[s]]` [rows, columns] from
+    `starts[s]` on, its columns of them. piece_of -1: it travels like the others'. starts: [streams] int64."""
+
+    rank: int
+    pieces: Sequence[tf.Tensor]
+    piece_of: Sequence[int]
+    starts: tf.Tensor

@@ -17,15 +17,15 @@ from strategies import Communicator
 
 @dataclass(frozen=True, eq=False)
 class Arrived:
-    """Gradients [n, width] float32 that came to a part here, of rows [n] int64. squares: [n] of each row the sum of its
-    whole gradient's squares, where the optimizer asks for it and the part does not hold all columns. rows None: this
-    rank holds nothing of the part."""
+    """Gradients [u, width] float32 that came to a part here, summed, of distinct rows [u] int64. squares: [u] of each
+    row the sum of its whole gradient's squares, where the optimizer asks for it and the part does not hold all columns.
+    rows None: this rank holds nothing of the part."""
 
     table: ShardedTable
     part: Part
     rows: tf.Tensor | None
     gradients: tf.Tensor
-    count: tf.Tensor  # [] int64: n, or of a part that is not here n of its holders; all ranks know it
+    count: tf.Tensor  # [] int64: how many came before they were summed, or to each holder; all ranks know it
     squares: tf.Tensor | None = None
 
 
@@ -47,25 +47,16 @@ def couples_columns(table: ShardedTable) -> bool:
 
 
 def settled(communicator: Communicator, arrived: Sequence[Arrived]) -> list[Arrived]:
-    """The same with gradients summed, clipped by norm, and the shared row's brought together, where that takes more
-    ranks than one; the others as they are. At most two exchanges, and none where nothing asks for one."""
+    """The same with gradients clipped by norm, and the shared row's brought together, where that takes more ranks than
+    one; the others as they are. At most two exchanges, and none where nothing asks for one."""
     alone = [not (clips(a.table, a.part) or shares_row_0(a.table, a.part) or couples_columns(a.table)) for a in arrived]
     if all(alone):
         return list(arrived)
-    summed = [a if single else _summed(a) for a, single in zip(arrived, alone, strict=True)]
-    told = [tf.zeros([0]) if single else _tells(a) for a, single in zip(summed, alone, strict=True)]
+    told = [tf.zeros([0]) if single else _tells(a) for a, single in zip(arrived, alone, strict=True)]
     sizes = [tf.size(each) for each in told]
     totals = tf.split(communicator.all_reduce(tf.concat(told, 0)), sizes)
-    scaled = [a if single else _clipped(a, total) for a, single, total in zip(summed, alone, totals, strict=True)]
+    scaled = [a if single else _clipped(a, total) for a, single, total in zip(arrived, alone, totals, strict=True)]
     return _with_squares(communicator, scaled)
-
-
-def _summed(arrived: Arrived) -> Arrived:
-    if arrived.rows is None:
-        return arrived
-    rows, places = tf.unique(arrived.rows)
-    gradients = tf.math.unsorted_segment_sum(arrived.gradients, places, tf.size(rows))
-    return replace(arrived, rows=rows, gradients=gradients)
 
 
 def _tells(arrived: Arrived) -> tf.Tensor:

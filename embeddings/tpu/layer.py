@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import tensorflow_recommenders as tfrs
 
+from embeddings.begun import Begun
 from embeddings.config import FeatureConfig, need_known
 from embeddings.layer import ShardedEmbedding
 from embeddings.tpu.inputs import output_shapes, prepared
@@ -101,9 +102,10 @@ class TpuEmbedding(ShardedEmbedding):
         self._need_all(inputs)
         return prepared(self.features, inputs)
 
-    def call(self, inputs: Mapping[str, Any], training: bool | None = None) -> dict[str, Any]:
+    def call(self, inputs: Mapping[str, Any] | Begun, training: bool | None = None) -> dict[str, Any]:
         """See the class; output as ShardedEmbedding's. A TPU updates its tables when a gradient is asked, whatever
         `training` is."""
+        inputs, _ = self._as_begun(inputs, training)
         self._need_all(inputs)
         if not self._on_tpu:
             inputs = prepared(self.features, inputs)

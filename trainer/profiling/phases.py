@@ -12,8 +12,8 @@ from trainer.profiling.recording import Op
 PHASES = ("input", "exchange", "lookup", "dense", "update", "wait")
 _BY_KIND = (
     ("input", re.compile(r"IteratorGetNext")),
-    ("exchange", re.compile(r"Collective|Horovod|HeadraceShared|HeadraceUniqueByOwner")),
-    ("update", re.compile(r"HeadraceUpdate")),
+    ("exchange", re.compile(r"Collective|Horovod|Headrace(Shared|Distinct|Pack|Arrived|Pool|Sums|Merge|Unpack)")),
+    ("update", re.compile(r"Headrace(Update|Step)")),
     ("lookup", re.compile(r"HeadraceLookup|HeadraceFind")),
 )
 _LAYER = "sharded_embedding"

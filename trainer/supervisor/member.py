@@ -7,6 +7,7 @@ import os
 import select
 import socket
 import threading
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -99,7 +100,10 @@ class Membership:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, Exception):
-            self._send({**self._place, "failed": f"{type(error).__name__}: {first_line(error)}"})
+            failed = f"{type(error).__name__}: {first_line(error)}"
+            self._send(
+                {**self._place, "failed": failed, "when": time.monotonic()}
+            )  # one clock for a machine's processes
         self.leave()
 
     def _beat(self, connection: socket.socket) -> None:

@@ -104,6 +104,7 @@ class Rendezvous:
         standing.beat(self._clock.now, message["step"], message["phase"])
         if "failed" in message and standing.failing is None:
             standing.failing, standing.reason = self._clock.now, str(message["failed"])
+            standing.told = float(message["when"])
 
     def _close(self, connection: socket.socket) -> None:
         self._selector.unregister(connection)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -44,8 +45,9 @@ class Standing:
 
     title: what it is besides, behind a space, or "". began: it was started. joined: it joined. heard: its last beat;
     None again when it left the group. step, phase: where it said it was; no steps are expected in a phase that has a
-    name. moved: when step or phase last changed. failing, reason: it said that it fails, and of what. ended, status:
-    its process ended, with this exit code, or minus the signal that killed it.
+    name. moved: when step or phase last changed. failing, told, reason: it said that it fails; when by its own
+    (monotonic) clock; of what. ended, status: its process ended, with this exit code, or minus the signal that killed
+    it.
     """
 
     rank: int
@@ -57,6 +59,7 @@ class Standing:
     phase: str | None = None
     moved: float = 0.0
     failing: float | None = None
+    told: float = math.inf
     reason: str = ""
     ended: float | None = None
     status: int | None = None
@@ -99,8 +102,9 @@ def first_failure(standings: Iterable[Standing], now: float, timeouts: Timeouts)
     standings = list(standings)
     failed = [one for one in standings if one.failed is not None]
     if failed:
-        # Two that ended in one round: a signal comes from outside, an exit code may be the consequence.
-        first = min(failed, key=lambda one: (one.failed, (one.status or 0) >= 0, one.rank))
+        # Two that failed in one round: a signal comes from outside, an exit code may be the consequence; of those that
+        # told of it, the one that did so first.
+        first = min(failed, key=lambda one: (one.failed, (one.status or 0) >= 0, one.told, one.rank))
         if first.status is not None:
             return Failure(first.rank, How.ENDED)
         waited = now - (first.failed or 0.0)

@@ -101,11 +101,6 @@ class ArrivedIdsOp : public OpKernel {
     return tensorflow::OkStatus();
   }
 
-  static tensorflow::Status Uncovered(const Tensor& received, const Tensor& sizes) {
-    return errors::InvalidArgument("sizes do not cover what was received: ", received.dim_size(0), " ids, sizes ",
-                                   sizes.SummarizeValue(16));
-  }
-
   int64_t streams_;
   std::vector<std::string> numbered_by_;
 };

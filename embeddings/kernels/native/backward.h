@@ -15,6 +15,7 @@
 namespace headrace {
 
 constexpr int kMostSlots = 2;
+constexpr int64_t kDistinctPerChunk = 4096;
 
 // One table in memory, and its step. Sums and formulas are in float32 whatever the precision of what is stored.
 struct TableState {
@@ -127,6 +128,32 @@ class Backward {
     });
   }
 
+  // Takes the step on rows that each occur once, without bags or weights.
+  void RunDistinct(tensorflow::thread::ThreadPool* pool, int64_t total) {
+    const std::vector<Chunk> chunks = Chunks(features_, kDistinctPerChunk);
+    const int64_t cost = (total / static_cast<int64_t>(chunks.size()) + 1) * (40 + 2 * any_dim_);
+    if (std::any_of(tables_.begin(), tables_.end(), [](const auto& t) { return std::isfinite(t.step.clipnorm); })) {
+      std::vector<double> squares(chunks.size(), 0.0);
+      pool->ParallelFor(chunks.size(), cost, [&](int64_t begin, int64_t end) {
+        for (int64_t c = begin; c < end; ++c) {
+          const float* const gradients = gradients_[chunks[c].feature];
+          for (int64_t i = chunks[c].first_bag; i < chunks[c].last_bag; ++i) {
+            squares[c] += SquaredNorm(gradients + i * dim(), dim());
+          }
+        }
+      });
+      std::vector<double> of_tables(tables_.size(), 0.0);
+      for (size_t c = 0; c < chunks.size(); ++c) of_tables[features_[chunks[c].feature].table] += squares[c];
+      ScaleBy(of_tables);
+    }
+    pool->ParallelFor(chunks.size(), cost, [&](int64_t begin, int64_t end) {
+      for (int64_t c = begin; c < end; ++c) {
+        const Chunk& chunk = chunks[c];
+        Take(chunk.feature, chunk.last_bag - chunk.first_bag, [&](int64_t i) { return chunk.first_bag + i; });
+      }
+    });
+  }
+
  private:
   // A thread's own, kept between calls.
   struct Scratch {
@@ -148,10 +175,17 @@ class Backward {
         });
       }
     });
+    std::vector<double> of_tables(tables_.size(), 0.0);
     for (size_t t = 0; t < tables_.size(); ++t) {
-      double norm = 0.0;
-      for (double square : squares[t]) norm += square;
-      norm = std::sqrt(norm);
+      for (double square : squares[t]) of_tables[t] += square;
+    }
+    ScaleBy(of_tables);
+  }
+
+  // squares: of each table, its whole gradient's squared norm.
+  void ScaleBy(const std::vector<double>& squares) {
+    for (size_t t = 0; t < tables_.size(); ++t) {
+      const double norm = std::sqrt(squares[t]);
       const float most = tables_[t].step.clipnorm;
       // a norm that is not finite makes the whole step so, as the twin's
       if (std::isfinite(most) && !(norm <= most)) tables_[t].norm_scale = static_cast<float>(most / norm);
@@ -253,26 +287,34 @@ class Backward {
     if (single == nullptr) return;
     Scratch& scratch = OfThread<Scratch>();
     scratch.singles.resize(chunk.last_bag - chunk.first_bag);
-    scratch.clipped.resize(dim());
-    scratch.row.resize((1 + kMostSlots) * dim());
     uint32_t* const places = scratch.singles.data();
     int64_t count = 0;
     for (int64_t bag = chunk.first_bag; bag < chunk.last_bag; ++bag) {
       places[count] = static_cast<uint32_t>(bag);
       count += single[bag];
     }
+    Take(chunk.feature, count, [&](int64_t i) { return places[i]; });
+  }
+
+  // The step on rows that occur once: of a feature the ids at so many places, `place_of` says which.
+  template <typename PlaceOf>
+  void Take(int f, int64_t count, PlaceOf place_of) {
+    Scratch& scratch = OfThread<Scratch>();
+    scratch.clipped.resize(dim());
+    scratch.row.resize((1 + kMostSlots) * dim());
+    const Feature& feature = features_[f];
     const TableState& table = tables_[feature.table];
-    const float* const gradients = gradients_[chunk.feature];
+    const float* const gradients = gradients_[f];
     const int64_t row_bytes = dim() * sizeof(float), ahead = Ahead(row_bytes);
     auto fetch = [&](int64_t i) {
-      FetchForReading(gradients + places[i] * dim(), row_bytes);
-      Rows::Fetch(table, feature.ids[places[i]], dim());
+      FetchForReading(gradients + place_of(i) * dim(), row_bytes);
+      Rows::Fetch(table, feature.ids[place_of(i)], dim());
     };
     for (int64_t i = 0; i < std::min(ahead, count); ++i) fetch(i);
     for (int64_t i = 0; i < count; ++i) {
       if (i + ahead < count) fetch(i + ahead);
-      const float* gradient = gradients + places[i] * dim();
-      Rows::Take(table, feature.ids[places[i]], Clipped(table, 1.0f, gradient, scratch.clipped.data()), dim(),
+      const float* gradient = gradients + place_of(i) * dim();
+      Rows::Take(table, feature.ids[place_of(i)], Clipped(table, 1.0f, gradient, scratch.clipped.data()), dim(),
                  scratch.row.data());
     }
   }

@@ -259,11 +259,6 @@ class UnpackOp : public OpKernel {
   }
 
  private:
-  static tensorflow::Status Uncovered(const Tensor& received, const Tensor& sizes) {
-    return errors::InvalidArgument("sizes do not cover what was received: ", received.NumElements(), " numbers, sizes ",
-                                   sizes.SummarizeValue(16));
-  }
-
   Streams streams_;
 };
 

@@ -45,6 +45,11 @@ inline tensorflow::Status CheckBlocks(const char* name, const tensorflow::Tensor
   return tensorflow::OkStatus();
 }
 
+inline tensorflow::Status Uncovered(const tensorflow::Tensor& received, const tensorflow::Tensor& sizes) {
+  return tensorflow::errors::InvalidArgument("sizes do not cover what was received: ", received.shape().DebugString(),
+                                             ", sizes ", sizes.SummarizeValue(16));
+}
+
 }  // namespace headrace
 
 #endif  // HEADRACE_BLOCKS_H_

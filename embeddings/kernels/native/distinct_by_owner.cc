@@ -38,7 +38,6 @@ REGISTER_OP("HeadraceDistinctByOwner")
     .SetShapeFn(tensorflow::shape_inference::UnknownShape);
 
 constexpr int64_t kIdsPerCheck = 8192;
-constexpr int64_t kFewIds = 4096;  // of a table: one group of them is enough
 
 // Who holds an id: a rank; or one behind them, for ids that are common.
 class OwnerOf {
@@ -111,7 +110,7 @@ class DistinctByOwnerOp : public OpKernel {
       owner_of.emplace_back(owners, common, modulo_[t], ranks_);
       int64_t of_table = 0;
       for (const Ids& piece : pieces[t]) of_table += piece.size;
-      groups.push_back(std::make_unique<IdGroups>(pieces[t], of_table <= kFewIds ? 0 : kGroupBits, pool));
+      groups.push_back(std::make_unique<IdGroups>(pieces[t], GroupBits(of_table), pool));
       OP_REQUIRES(context, groups[t]->ok(), errors::ResourceExhausted("no memory to group ", of_table, " ids"));
       for (int64_t g = 0; g < groups[t]->size(); ++g) units.push_back({t, g});
       ids += of_table;
@@ -121,17 +120,27 @@ class DistinctByOwnerOp : public OpKernel {
     std::vector<std::vector<uint32_t>> counts(units.size());
     std::vector<int64_t> sizes(units.size() * held, 0);  // [unit, owner]: how many, then where they begin
     pool->ParallelFor(units.size(), cost, [&](int64_t begin, int64_t end) {
-      CountedIds& numbers = OfThread<CountedIds>();
+      CountedIds& counting = OfThread<CountedIds>();
+      DistinctIds& numbers = OfThread<DistinctIds>();
       for (int64_t u = begin; u < end; ++u) {
         const IdGroups& of_table = *groups[units[u].table];
         const OwnerOf& owner = owner_of[units[u].table];
         const int64_t group = units[u].group;
-        numbers.Begin(of_table.end(group) - of_table.begin(group));
-        for (auto* at = of_table.begin(group); at != of_table.end(group); ++at) {
-          *at->found = numbers.Count(at->id, IdHash(at->id));
+        const int64_t ids_here = of_table.end(group) - of_table.begin(group);
+        if (counted_) {
+          counting.Begin(ids_here);
+          for (auto* at = of_table.begin(group); at != of_table.end(group); ++at) {
+            *at->found = counting.Count(at->id, IdHash(at->id));
+          }
+          distinct[u] = counting.ids();
+          counts[u] = counting.counts();
+        } else {
+          numbers.Begin(ids_here);
+          for (auto* at = of_table.begin(group); at != of_table.end(group); ++at) {
+            *at->found = numbers.Number(at->id, IdHash(at->id)).first;
+          }
+          distinct[u] = numbers.ids();
         }
-        distinct[u] = numbers.ids();
-        counts[u] = numbers.counts();
         for (int64_t id : distinct[u]) ++sizes[u * held + owner(id)];
       }
     });

@@ -21,6 +21,8 @@ inline int64_t Upper(uint64_t hash, int bits) { return bits ? static_cast<int64_
 
 // Ids are worked on in so many groups by their hash, 2^6, whatever the number of threads.
 constexpr int kGroupBits = 6;
+constexpr int64_t kFewIds = 32768;  // one group of them is enough: its hash table stays in a core's cache
+inline int GroupBits(int64_t ids) { return ids <= kFewIds ? 0 : kGroupBits; }
 
 // Some ids, and where what is found for each is to be written.
 struct Ids {

@@ -19,10 +19,10 @@ using tensorflow::Tensor;
 using tensorflow::TensorShape;
 namespace errors = tensorflow::errors;
 
-// received: the vectors of the streams that travel, rank by rank, within a rank stream by stream; local: those of the
-// others, each [n, width]. Stream s has the columns `first_columns[s]` and on, `widths[s]` of them, of the table
-// `table_of_stream[s]`, of its distinct ids from `starts[s, r]` on, `sizes[s, r]` of them; a local one, which
-// `local_of[s]` >= 0 names, from `starts[s, 0]` on. places: of the bags' ids among their table's distinct ids.
+// received: the vectors that came from other ranks, rank by rank, within a rank stream by stream. Stream s has the columns
+// `first_columns[s]` and on, `widths[s]` of them, of the table `table_of_stream[s]`; from rank r, of its distinct ids from
+// `starts[s, r]` on, `sizes[s, r]` of them. local: vectors [n, width] that are here: those of stream s, where `local_of[s]`
+// >= 0 names some, are of the ids from `starts[s, rank]` on. places: of the bags' ids among their table's distinct ids.
 REGISTER_OP("HeadracePool")
     .Input("received: Wire")
     .Input("local: L * float")
@@ -44,6 +44,7 @@ REGISTER_OP("HeadracePool")
     .Attr("first_columns: list(int)")
     .Attr("widths: list(int)")
     .Attr("local_of: list(int)")
+    .Attr("rank: int >= 0")
     .SetShapeFn(tensorflow::shape_inference::UnknownShape);
 
 constexpr int64_t kPlacesPerChunk = 1024;
@@ -77,6 +78,7 @@ class PoolOp : public OpKernel {
     OP_REQUIRES_OK(context, context->GetAttr("dims", &dims_));
     OP_REQUIRES_OK(context, context->GetAttr("table_of_stream", &table_of_));
     OP_REQUIRES_OK(context, context->GetAttr("local_of", &local_of_));
+    OP_REQUIRES_OK(context, context->GetAttr("rank", &rank_));
     const size_t streams = streams_.widths.size();
     OP_REQUIRES(context, table_of_.size() == streams && local_of_.size() == streams,
                 errors::InvalidArgument("table_of_stream and local_of: one for each stream is wanted"));
@@ -135,6 +137,7 @@ class PoolOp : public OpKernel {
     TF_RETURN_IF_ERROR(CheckBlocks("starts", starts, streams));
     TF_RETURN_IF_ERROR(CheckBlocks("sizes", sizes, streams));
     if (starts.shape() != sizes.shape()) return errors::InvalidArgument("starts and sizes: of one shape");
+    if (rank_ >= ranks) return errors::InvalidArgument("rank ", rank_, " of ", ranks);
     const auto start = starts.matrix<int64_t>(), size = sizes.matrix<int64_t>();
     std::vector<Columns*> columns_of(streams);
     for (int64_t s = 0; s < streams; ++s) (*tables)[table_of_[s]].reserve(streams);
@@ -154,13 +157,13 @@ class PoolOp : public OpKernel {
         return errors::InvalidArgument("stream ", s, ": vectors of ", streams_.widths[s], " are wanted, not ",
                                        local.shape().DebugString());
       }
-      if (local.dim_size(0) > 0) found->runs.push_back({start(s, 0), local.dim_size(0), local.data(), true});
+      if (local.dim_size(0) > 0) found->runs.push_back({start(s, rank_), local.dim_size(0), local.data(), true});
     }
     const Wire* from = received.flat<Wire>().data();
     int64_t left = received.NumElements();
     for (int64_t r = 0; r < ranks; ++r) {
       for (int64_t s = 0; s < streams; ++s) {
-        if (local_of_[s] >= 0 || size(s, r) == 0) continue;
+        if (size(s, r) == 0) continue;
         if (size(s, r) > left / streams_.widths[s]) return Uncovered(received, sizes);
         columns_of[s]->runs.push_back({start(s, r), size(s, r), from, false});
         from += size(s, r) * streams_.widths[s];
@@ -184,11 +187,6 @@ class PoolOp : public OpKernel {
       if (covered != dims_[t]) return errors::InvalidArgument("table ", t, ": columns are missing");
     }
     return tensorflow::OkStatus();
-  }
-
-  static tensorflow::Status Uncovered(const Tensor& received, const Tensor& sizes) {
-    return errors::InvalidArgument("sizes do not cover what was received: ", received.NumElements(), " numbers, sizes ",
-                                   sizes.SummarizeValue(16));
   }
 
   void PoolColumns(const Feature& feature, const Chunk& chunk, const Columns& columns, int64_t dim, bool stream,
@@ -253,6 +251,7 @@ class PoolOp : public OpKernel {
   Layout layout_;
   Streams streams_;
   int locals_;
+  int64_t rank_;
   std::vector<int64_t> dims_, table_of_, local_of_;
 };
 

@@ -1,11 +1,15 @@
 // HeadraceSums: the gradients of bags, summed over each of their tables' distinct ids: what an exchange sends back.
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
 #include "tensorflow/core/framework/common_shape_fns.h"
 #include "tensorflow/core/framework/shape_inference.h"
 
-#include "backward.h"
 #include "bags.h"
-#include "grouping.h"
 #include "memory.h"
+#include "rows.h"
+#include "summed_rows.h"
 
 namespace headrace {
 
@@ -33,20 +37,47 @@ REGISTER_OP("HeadraceSums")
     .Attr("dims: list(int)")
     .SetShapeFn(tensorflow::shape_inference::UnknownShape);
 
-// A step that only keeps the gradient: rows are the sums, and slot 0 says of each, a byte, whether it has one.
+constexpr int64_t kIdsPerCheck = 8192;
+// Adds a feature's gradients to the sums of some rows. kDim: the table's width where the compiler may know it, else 0.
+// seen: of each row, a byte, whether it has a sum.
 template <int64_t kDim>
-struct KeptRows {
-  static constexpr int64_t kWidth = kDim;
-
-  static void Take(const TableState& table, int64_t row, const float* gradient, int64_t dim, float*) {
-    std::memcpy(static_cast<float*>(table.rows) + row * dim, gradient, dim * sizeof(float));
-    static_cast<uint8_t*>(table.slots[0])[row] = 1;
+void Add(const Feature& feature, const float* gradients, const SummedRows& rows, int64_t of_any, float* sums, uint8_t* seen) {
+  const int64_t dim = kDim ? kDim : of_any, ahead = Ahead(dim * sizeof(float));
+  const uint64_t count = static_cast<uint64_t>(rows.count);
+  for (int64_t bag = 0; bag < feature.bags; ++bag) {
+    const int64_t begin = feature.first(bag), end = feature.first(bag + 1);
+    if (begin == end) continue;
+    const float norm = feature.Norm(bag);
+    for (int64_t i = begin; i < end; ++i) {
+      if (i + ahead < feature.size) {
+        const int64_t next = feature.ids[i + ahead] - rows.first;
+        if (static_cast<uint64_t>(next) < count) FetchForWriting(sums + (rows.first + next) * dim, dim * sizeof(float));
+      }
+      const int64_t row = feature.ids[i];
+      if (static_cast<uint64_t>(row - rows.first) >= count) continue;
+      const float share = feature.weights ? norm * feature.weights[i] : norm;
+      if (seen[row]) {
+        AddTo(sums + row * dim, gradients + bag * dim, share, dim);
+      } else {
+        PutTo(sums + row * dim, gradients + bag * dim, share, dim);
+        seen[row] = 1;
+      }
+    }
   }
+}
 
-  static void Fetch(const TableState& table, int64_t row, int64_t dim) {
-    FetchForWriting(static_cast<float*>(table.rows) + row * dim, dim * sizeof(float));
+using AddFeature = decltype(&Add<0>);
+
+AddFeature AddOfDim(int64_t dim) {
+  switch (dim) {
+    case 8: return Add<8>;
+    case 16: return Add<16>;
+    case 32: return Add<32>;
+    case 64: return Add<64>;
+    case 128: return Add<128>;
+    default: return Add<0>;
   }
-};
+}
 
 class SumsOp : public OpKernel {
  public:
@@ -75,81 +106,56 @@ class SumsOp : public OpKernel {
       gradients.push_back(gradient.flat<float>().data());
       total += read[f].size;
     }
-    OP_REQUIRES(context, total < kSummed, errors::InvalidArgument("fewer than 2^31 ids a step are wanted"));
-
-    std::vector<TableState> states(tables);
+    std::vector<float*> sums;
     std::vector<int64_t> rows;
-    std::vector<StepBlock<uint8_t>> kept;
+    std::vector<StepBlock<uint8_t>> seen;
     for (int t = 0; t < tables; ++t) {
       rows.push_back(counts.flat<int64_t>()(t));
       OP_REQUIRES(context, rows[t] >= 0, errors::InvalidArgument("counts: ", rows[t], " is negative"));
-      Tensor sums(StepMemory(), tensorflow::DT_FLOAT, TensorShape({rows[t], dims_[t]}));
-      kept.push_back(NewStepBlock<uint8_t>(rows[t]));
-      OP_REQUIRES(context, (sums.IsInitialized() || rows[t] == 0) && kept[t] != nullptr,
+      Tensor of_table(StepMemory(), tensorflow::DT_FLOAT, TensorShape({rows[t], dims_[t]}));
+      seen.push_back(NewStepBlock<uint8_t>(rows[t]));
+      OP_REQUIRES(context, (of_table.IsInitialized() || rows[t] == 0) && seen[t] != nullptr,
                   errors::ResourceExhausted("no memory for the sums of ", rows[t], " ids"));
-      context->set_output(t, sums);
-      std::memset(kept[t].get(), 0, rows[t]);
-      TableState& state = states[t];
-      state = {};
-      state.rows = rows[t] ? sums.flat<float>().data() : nullptr;
-      state.slots[0] = kept[t].get();
-      state.step.clipvalue = state.step.clipnorm = INFINITY;
-      state.norm_scale = 1.0f;
+      context->set_output(t, of_table);
+      std::memset(seen[t].get(), 0, rows[t]);
+      sums.push_back(rows[t] ? of_table.flat<float>().data() : nullptr);
     }
-
-    // Tables of one width at a time: what sums them knows it.
-    std::vector<int64_t> widths(dims_);
-    std::sort(widths.begin(), widths.end());
-    widths.erase(std::unique(widths.begin(), widths.end()), widths.end());
     auto* pool = context->device()->tensorflow_cpu_worker_threads()->workers;
-    for (int64_t dim : widths) {
-      std::vector<int> chosen;
-      for (int f = 0; f < features; ++f) {
-        if (dims_[read[f].table] == dim && read[f].size > 0) chosen.push_back(f);
+    OP_REQUIRES_OK(context, Check(read, rows, pool));
+
+    std::vector<std::vector<int>> features_of(tables);
+    for (int f = 0; f < features; ++f) features_of[read[f].table].push_back(f);
+    std::vector<int64_t> ids(tables, 0);
+    for (const Feature& feature : read) ids[feature.table] += feature.size;
+    const std::vector<SummedRows> units = CutRows(rows, ids, pool->NumThreads());
+    const int64_t cost = units.empty() ? 1 : total / static_cast<int64_t>(units.size()) * 200 + 1000;
+    pool->ParallelFor(units.size(), cost, [&](int64_t begin, int64_t end) {
+      for (int64_t u = begin; u < end; ++u) {
+        const SummedRows& unit = units[u];
+        const int64_t dim = dims_[unit.of];
+        float* const of_table = sums[unit.of];
+        uint8_t* const seen_of = seen[unit.of].get();
+        const AddFeature add = AddOfDim(dim);
+        for (int f : features_of[unit.of]) add(read[f], gradients[f], unit, dim, of_table, seen_of);
+        for (int64_t row = unit.first; row < unit.first + unit.count; ++row) {  // of an id that no bag has
+          if (!seen_of[row]) std::memset(of_table + row * dim, 0, dim * sizeof(float));
+        }
       }
-      if (!chosen.empty()) OP_REQUIRES_OK(context, Sum(dim, chosen, read, gradients, rows, states, pool));
-    }
-    for (int t = 0; t < tables; ++t) {
-      float* const sums = static_cast<float*>(states[t].rows);
-      for (int64_t row = 0; row < rows[t]; ++row) {
-        if (!kept[t][row]) std::memset(sums + row * dims_[t], 0, dims_[t] * sizeof(float));
-      }
-    }
+    });
   }
 
  private:
-  tensorflow::Status Sum(int64_t dim, const std::vector<int>& chosen, const std::vector<Feature>& all,
-                         const std::vector<const float*>& gradients_of_all, const std::vector<int64_t>& rows,
-                         std::vector<TableState>& states, tensorflow::thread::ThreadPool* pool) const {
-    std::vector<Feature> features;
-    std::vector<const float*> gradients;
-    Layout layout;
-    int64_t total = 0;
-    for (int f : chosen) {
-      features.push_back(all[f]);
-      gradients.push_back(gradients_of_all[f]);
-      layout.names.push_back(layout_.names[f]);
-      total += all[f].size;
-    }
+  tensorflow::Status Check(const std::vector<Feature>& features, const std::vector<int64_t>& rows,
+                           tensorflow::thread::ThreadPool* pool) const {
     Fault fault;
-    Grouping grouping(features, rows, true, pool, &fault);
-    TF_RETURN_IF_ERROR(fault.Status(layout, features, rows));
-    if (!grouping.ok()) return errors::ResourceExhausted("no memory to group ", total, " ids");
-    const StepBlock<float> sums = NewStepBlock<float>(grouping.sums() * dim);
-    if (sums == nullptr) return errors::ResourceExhausted("no memory to sum the gradients of ", total, " ids");
-    auto run = [&](auto backward) { backward.Run(&grouping, pool, total); };
-    if (dim == 16) {
-      run(Backward<KeptRows<16>>(features, gradients, states, dim, sums.get()));
-    } else if (dim == 32) {
-      run(Backward<KeptRows<32>>(features, gradients, states, dim, sums.get()));
-    } else if (dim == 64) {
-      run(Backward<KeptRows<64>>(features, gradients, states, dim, sums.get()));
-    } else if (dim == 128) {
-      run(Backward<KeptRows<128>>(features, gradients, states, dim, sums.get()));
-    } else {
-      run(Backward<KeptRows<0>>(features, gradients, states, dim, sums.get()));
-    }
-    return tensorflow::OkStatus();
+    const std::vector<Chunk> chunks = Chunks(features, kIdsPerCheck);
+    pool->ParallelFor(chunks.size(), kIdsPerCheck, [&](int64_t begin, int64_t end) {
+      for (int64_t c = begin; c < end; ++c) {
+        const Feature& feature = features[chunks[c].feature];
+        CheckChunk(feature, chunks[c], rows[feature.table], &fault);
+      }
+    });
+    return fault.Status(layout_, features, rows);
   }
 
   Layout layout_;

@@ -1,5 +1,5 @@
 // HeadraceUpdate: the backward pass of HeadraceLookup. Sums each row's gradient over its occurrences and takes one
-// optimizer step on it, in place.
+// optimizer step on it, in place. HeadraceStep: the same of rows that each occur once.
 #include "tensorflow/core/framework/common_shape_fns.h"
 #include "tensorflow/core/framework/shape_inference.h"
 
@@ -19,27 +19,31 @@ using tensorflow::Tensor;
 using tensorflow::Var;
 namespace errors = tensorflow::errors;
 
-REGISTER_OP("HeadraceUpdate")
-    .Input("tables: T * resource")
-    .Input("slots: S * resource")
-    .Input("identities: I * resource")
-    .Input("updates: T * resource")
-    .Input("ids: N * int64")
-    .Input("splits: N * int64")
-    .Input("weights: N * float")
-    .Input("gradients: N * float")
-    .Input("steps: float")
-    .Attr("T: int >= 1")
-    .Attr("S: int >= 0")
-    .Attr("I: int >= 0")
-    .Attr("N: int >= 1")
-    .Attr("optimizer: {'SGD', 'Adagrad', 'RowWiseAdagrad', 'Adam', 'FTRL'}")
-    .Attr("keys: list(int)")
-    .Attr("table_of: list(int)")
-    .Attr("combiners: list(string)")
-    .Attr("feature_names: list(string)")
-    .SetIsStateful()
-    .SetShapeFn(tensorflow::shape_inference::NoOutputs);
+#define HEADRACE_OP(name)                  \
+  REGISTER_OP(name)                        \
+      .Input("tables: T * resource") \
+      .Input("slots: S * resource") \
+      .Input("identities: I * resource") \
+      .Input("updates: T * resource") \
+      .Input("ids: N * int64") \
+      .Input("splits: N * int64") \
+      .Input("weights: N * float") \
+      .Input("gradients: N * float") \
+      .Input("steps: float") \
+      .Attr("T: int >= 1") \
+      .Attr("S: int >= 0") \
+      .Attr("I: int >= 0") \
+      .Attr("N: int >= 1") \
+      .Attr("optimizer: {'SGD', 'Adagrad', 'RowWiseAdagrad', 'Adam', 'FTRL'}") \
+      .Attr("keys: list(int)") \
+      .Attr("table_of: list(int)") \
+      .Attr("combiners: list(string)") \
+      .Attr("feature_names: list(string)") \
+      .SetIsStateful() \
+      .SetShapeFn(tensorflow::shape_inference::NoOutputs)
+
+HEADRACE_OP("HeadraceUpdate");
+HEADRACE_OP("HeadraceStep");
 
 // Makes a variable's buffer its own: whoever else holds it keeps the old values.
 tensorflow::Status Exclusive(Var* variable) {
@@ -55,6 +59,7 @@ tensorflow::Status Exclusive(Var* variable) {
   return tensorflow::OkStatus();
 }
 
+// grouping: null: every row occurs once.
 using Compute = void (*)(const std::vector<Feature>&, const std::vector<const float*>&, std::vector<TableState>&,
                          int64_t dim, Grouping*, float* sums, tensorflow::thread::ThreadPool*, int64_t total);
 
@@ -62,7 +67,8 @@ template <typename Rows>
 void RunRows(const std::vector<Feature>& features, const std::vector<const float*>& gradients,
              std::vector<TableState>& tables, int64_t dim, Grouping* grouping, float* sums,
              tensorflow::thread::ThreadPool* pool, int64_t total) {
-  Backward<Rows>(features, gradients, tables, dim, sums).Run(grouping, pool, total);
+  Backward<Rows> backward(features, gradients, tables, dim, sums);
+  grouping ? backward.Run(grouping, pool, total) : backward.RunDistinct(pool, total);
 }
 
 // An optimizer's code, for the widths that are common and for any.
@@ -94,6 +100,7 @@ Methods MethodsNamed(const std::string& optimizer) {
   return MethodsOf<Ftrl>();
 }
 
+template <bool kDistinct>
 class UpdateOp : public OpKernel {
  public:
   explicit UpdateOp(OpKernelConstruction* context) : OpKernel(context) {
@@ -142,19 +149,21 @@ class UpdateOp : public OpKernel {
 
     auto* pool = context->device()->tensorflow_cpu_worker_threads()->workers;
     if (total > 0) {
-      bool by_norm = false, plain = true;
-      for (const TableState& state : states) {
-        by_norm |= std::isfinite(state.step.clipnorm);
-        plain &= state.precision == tensorflow::DT_FLOAT;
-        plain &= methods_.slots == 0 || state.slot_precision == tensorflow::DT_FLOAT;
+      if constexpr (kDistinct) {
+        OP_REQUIRES_OK(context, CheckDistinct(features, vocabulary, pool));
+        methods_.of(IsPlain(states), dim)(features, gradients, states, dim, nullptr, nullptr, pool, total);
+      } else {
+        const bool by_norm = std::any_of(states.begin(), states.end(),
+                                         [](const TableState& state) { return std::isfinite(state.step.clipnorm); });
+        Fault fault;
+        Grouping grouping(features, vocabulary, !by_norm, pool, &fault);
+        OP_REQUIRES_OK(context, fault.Status(layout_, features, vocabulary));
+        OP_REQUIRES(context, grouping.ok(), errors::ResourceExhausted("no memory to group ", total, " ids"));
+        const StepBlock<float> sums = NewStepBlock<float>(grouping.sums() * dim);
+        OP_REQUIRES(context, sums != nullptr,
+                    errors::ResourceExhausted("no memory to sum the gradients of ", total, " ids"));
+        methods_.of(IsPlain(states), dim)(features, gradients, states, dim, &grouping, sums.get(), pool, total);
       }
-      Fault fault;
-      Grouping grouping(features, vocabulary, !by_norm, pool, &fault);
-      OP_REQUIRES_OK(context, fault.Status(layout_, features, vocabulary));
-      OP_REQUIRES(context, grouping.ok(), errors::ResourceExhausted("no memory to group ", total, " ids"));
-      const StepBlock<float> sums = NewStepBlock<float>(grouping.sums() * dim);
-      OP_REQUIRES(context, sums != nullptr, errors::ResourceExhausted("no memory to sum the gradients of ", total, " ids"));
-      methods_.of(plain, dim)(features, gradients, states, dim, &grouping, sums.get(), pool, total);
     }
     std::vector<bool> counted(tables, false);
     for (int table : layout_.table_of) {
@@ -167,6 +176,30 @@ class UpdateOp : public OpKernel {
   }
 
  private:
+  bool IsPlain(const std::vector<TableState>& states) const {
+    return std::all_of(states.begin(), states.end(), [this](const TableState& state) {
+      return state.precision == tensorflow::DT_FLOAT &&
+             (methods_.slots == 0 || state.slot_precision == tensorflow::DT_FLOAT);
+    });
+  }
+
+  // Rows are inside their tables, and each feature is rows alone.
+  tensorflow::Status CheckDistinct(const std::vector<Feature>& features, const std::vector<int64_t>& vocabulary,
+                                   tensorflow::thread::ThreadPool* pool) const {
+    for (const Feature& feature : features) {
+      if (feature.splits || feature.weights) return errors::InvalidArgument("distinct rows come without bags or weights");
+    }
+    Fault fault;
+    const std::vector<Chunk> chunks = Chunks(features, kDistinctPerChunk);
+    pool->ParallelFor(chunks.size(), kDistinctPerChunk, [&](int64_t begin, int64_t end) {
+      for (int64_t c = begin; c < end; ++c) {
+        const Feature& feature = features[chunks[c].feature];
+        CheckChunk(feature, chunks[c], vocabulary[feature.table], &fault);
+      }
+    });
+    return fault.Status(layout_, features, vocabulary);
+  }
+
   tensorflow::Status ReadTables(const Held& held, int first_update, const float* numbers, int64_t* dim,
                                 std::vector<TableState>* states, std::vector<int64_t>* vocabulary) const {
     const int tables = layout_.tables;
@@ -222,6 +255,7 @@ class UpdateOp : public OpKernel {
   std::vector<int64_t> keys_;
 };
 
-REGISTER_KERNEL_BUILDER(Name("HeadraceUpdate").Device(tensorflow::DEVICE_CPU), UpdateOp);
+REGISTER_KERNEL_BUILDER(Name("HeadraceUpdate").Device(tensorflow::DEVICE_CPU), UpdateOp<false>);
+REGISTER_KERNEL_BUILDER(Name("HeadraceStep").Device(tensorflow::DEVICE_CPU), UpdateOp<true>);
 
 }  // namespace headrace

@@ -1,5 +1,7 @@
 #include "calls.h"
 
+#include "memory.h"
+
 #include <cstdio>
 #include <cstring>
 
@@ -73,6 +75,15 @@ void OpRound::Say(Call call, const Tensor& value, const TensorShape& shape, uint
   message.shape = Digest(dimensions.data(), dimensions.size() * sizeof(dimensions[0]));
   message.sizes = sizes;
   snprintf(message.words, sizeof(message.words), "%s", words.c_str());
+}
+
+absl::Status OpRound::Allocate(const tensorflow::TensorShape& shape) {
+  output_ = tensorflow::Tensor(StepMemory(), context_->expected_output_dtype(0), shape);
+  if (!output_.IsInitialized() && shape.num_elements() > 0) {
+    return tensorflow::errors::ResourceExhausted("no memory for what is received, ", shape.DebugString());
+  }
+  context_->set_output(0, output_);
+  return absl::OkStatus();
 }
 
 void OpRound::Parallel(int64_t total, int64_t bytes_each, const std::function<void(int64_t, int64_t)>& work) const {

@@ -42,6 +42,8 @@ class OpRound : public Round, public std::enable_shared_from_this<OpRound> {
  protected:
   void Say(Call call, const tensorflow::Tensor& value, const tensorflow::TensorShape& shape, uint64_t sizes,
            const std::string& words);
+  // The output, of memory that is kept for the next step's: page faults would cost more than the exchange.
+  absl::Status Allocate(const tensorflow::TensorShape& shape);
   // Over the device's threads where there is much to do.
   void Parallel(int64_t total, int64_t bytes_each, const std::function<void(int64_t, int64_t)>& work) const;
   void Copy(char* to, const char* from, int64_t bytes) const;
@@ -49,6 +51,7 @@ class OpRound : public Round, public std::enable_shared_from_this<OpRound> {
   tensorflow::OpKernelContext* const context_;
   const tensorflow::AsyncOpKernel::DoneCallback done_;
   Group* const group_;
+  tensorflow::Tensor output_;
 
  private:
   absl::Status own_;  // what Prepare found

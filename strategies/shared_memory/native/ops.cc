@@ -206,7 +206,7 @@ class AllToAll : public OpRound {
     row.RemoveDim(0);
     result.set_dim(0, received);
     row_bytes_ = row.num_elements() * tensorflow::DataTypeSize(rows.dtype());
-    TF_RETURN_IF_ERROR(context_->allocate_output(0, result, &output_));
+    TF_RETURN_IF_ERROR(Allocate(result));
     Say(Call::kAllToAll, rows, row, Digest(sizes_, ranks * ranks * sizeof(int64_t)),
         "all_to_all of " + tensorflow::DataTypeString(rows.dtype()) + " rows " + row.DebugString() + " by sizes " +
             sizes.SummarizeValue(9));
@@ -226,7 +226,7 @@ class AllToAll : public OpRound {
     int64_t first = Before(sender, rank);
     if (sender == rank) payload = DataOf(context_->input(1));
     if (sender < rank) first -= Size(sender, sender);  // which its payload leaves out
-    Copy(DataOf(output_) + taken_ * row_bytes_, payload + first * row_bytes_, count * row_bytes_);
+    Copy(DataOf(&output_) + taken_ * row_bytes_, payload + first * row_bytes_, count * row_bytes_);
     taken_ += count;
   }
 
@@ -238,7 +238,6 @@ class AllToAll : public OpRound {
 
   const int64_t* sizes_ = nullptr;
   int64_t row_bytes_ = 0, taken_ = 0;
-  Tensor* output_ = nullptr;
 };
 
 // Every rank's value, of one shape, in rank order.
@@ -253,7 +252,7 @@ class AllGather : public OpRound {
     if (value.dims() < 1) return errors::InvalidArgument("a scalar has no rows");
     TensorShape result = value.shape();
     result.set_dim(0, value.dim_size(0) * group_->size());
-    TF_RETURN_IF_ERROR(context_->allocate_output(0, result, &output_));
+    TF_RETURN_IF_ERROR(Allocate(result));
     Say(Call::kAllGather, value, value.shape(), 0, Words("all_gather", value));
     message.bytes = BytesOf(value);
     return absl::OkStatus();
@@ -262,11 +261,9 @@ class AllGather : public OpRound {
   void Fill(char* payload) override { Copy(payload, DataOf(context_->input(1)), message.bytes); }
 
   void Take(int rank, const char* payload) override {
-    Copy(DataOf(output_) + rank * message.bytes, payload, message.bytes);
+    Copy(DataOf(&output_) + rank * message.bytes, payload, message.bytes);
   }
 
- private:
-  Tensor* output_ = nullptr;
 };
 
 // The sum over ranks: each rank reads all values and makes it for itself.
@@ -278,7 +275,7 @@ class AllReduce : public OpRound {
 
   absl::Status Prepare() override {
     const Tensor& value = context_->input(1);
-    TF_RETURN_IF_ERROR(context_->allocate_output(0, value.shape(), &output_));
+    TF_RETURN_IF_ERROR(Allocate(value.shape()));
     Say(Call::kAllReduce, value, value.shape(), 0, Words("all_reduce", value));
     message.bytes = BytesOf(value);
     return absl::OkStatus();
@@ -296,7 +293,7 @@ class AllReduce : public OpRound {
       switch (value.dtype()) {
 #define HEADRACE_SUM(T)                                     \
   case tensorflow::DataTypeToEnum<T>::value:                \
-    SumRanks<T>(payloads_, DataOf(output_), begin, end);    \
+    SumRanks<T>(payloads_, DataOf(&output_), begin, end);    \
     break;
         TF_CALL_REAL_NUMBER_TYPES(HEADRACE_SUM)
 #undef HEADRACE_SUM
@@ -307,7 +304,6 @@ class AllReduce : public OpRound {
   }
 
  private:
-  Tensor* output_ = nullptr;
   std::vector<const char*> payloads_;
 };
 
@@ -325,7 +321,7 @@ class Broadcast : public OpRound {
   absl::Status Prepare() override {
     const Tensor& value = context_->input(1);
     if (root_ >= group_->size()) return errors::InvalidArgument("no rank ", root_);
-    TF_RETURN_IF_ERROR(context_->allocate_output(0, value.shape(), &output_));
+    TF_RETURN_IF_ERROR(Allocate(value.shape()));
     Say(Call::kBroadcast, value, value.shape(), root_, Words("broadcast", value) + " from rank " + std::to_string(root_));
     message.bytes = group_->rank() == root_ ? BytesOf(value) : 0;
     return absl::OkStatus();
@@ -334,12 +330,11 @@ class Broadcast : public OpRound {
   void Fill(char* payload) override { Copy(payload, DataOf(context_->input(1)), message.bytes); }
 
   void Take(int rank, const char* payload) override {
-    if (rank == root_) Copy(DataOf(output_), payload, BytesOf(*output_));
+    if (rank == root_) Copy(DataOf(&output_), payload, BytesOf(output_));
   }
 
  private:
   const int64_t root_;
-  Tensor* output_ = nullptr;
 };
 
 REGISTER_KERNEL_BUILDER(Name("HeadraceSharedGroup").Device(DEVICE_CPU), SharedGroupOp);

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from embeddings.kernels import compiled, kernels, reference
 from embeddings.kernels.group import Bag
-from embeddings.kernels.streams import AS_THEY_ARE, Numbering, Stream
+from embeddings.kernels.streams import AS_THEY_ARE, Numbering, Own, Stream
 from foundation.tf import tf
 
 WHICH = {"kernel": kernels(), "twin": reference}
@@ -81,6 +81,44 @@ def test_packed_rows_are_in_the_order_of_ranks_and_come_out_by_stream(layout, wi
             blocks = [wanted[r * len(streams) + s] for r in range(sizes.shape[1])]
             assert piece.dtype == tf.float32
             assert np.array_equal(piece, tf.cast(tf.cast(np.concatenate(blocks), wire), tf.float32))
+
+
+@settings(deadline=None, max_examples=60)
+@given(layouts(), WIRES, st.integers(0, 2**31))
+def test_what_came_is_summed_by_row_and_a_ranks_own_need_not_travel(layout, wire, seed):
+    dims, counts, streams, starts, sizes, copies = layout
+    rng = np.random.default_rng(seed)
+    tables = [tf.constant(rng.normal(size=shape), tf.float32) for shape in zip(counts, dims, strict=True)]
+    rank = int(rng.integers(sizes.shape[1]))
+    stays = [s not in copies for s in range(len(streams))]
+    others = sizes.copy()
+    others[stays, rank] = 0
+    payload = _packed(reference, tables, (dims, counts, streams, starts, others, ()), wire)
+    own = Own(
+        rank, tables, [t.table if s else -1 for t, s in zip(streams, stays, strict=True)], _int64(starts[:, rank])
+    )
+    rows = [rng.integers(0, 6, size.sum()) for size in sizes]
+    results = [which.merge(list(map(_int64, rows)), payload, streams, _int64(sizes), own) for which in WHICH.values()]
+    whole = reference.unpack(_packed(reference, tables, layout, wire), streams, _int64(sizes))
+    for s, (stream, came, size) in enumerate(zip(streams, whole, sizes, strict=True)):
+        exact = came.numpy()
+        if stays[s]:  # not rounded
+            mine = tables[stream.table].numpy()[starts[s, rank] :, stream.first_column :][: size[rank], : stream.width]
+            exact[size[:rank].sum() :][: size[rank]] = mine
+        for distinct, sums in results:
+            assert sorted(distinct[s].numpy()) == sorted(set(rows[s]))
+            wanted = np.array([exact[rows[s] == row].sum(0) for row in distinct[s].numpy()])
+            np.testing.assert_allclose(sums[s], wanted.reshape(-1, stream.width), rtol=1e-5, atol=1e-5)
+
+
+@both
+@pytest.mark.parametrize(
+    ("start", "size", "rows"), [(2, 2, 2), (-1, 1, 1), (4, 1, 1), (0, 2, 3)], ids=["behind", "before", "beyond", "more"]
+)
+def test_rows_whose_gradients_are_not_there_are_refused(which, start, size, rows):
+    own = Own(0, [tf.zeros([3, 2])], [0], _int64([start]))
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        WHICH[which].merge([_int64(range(rows))], tf.zeros([0, 2]), [Stream(0, 0, 2)], _int64([[size]]), own)
 
 
 @settings(deadline=None, max_examples=30)
@@ -225,12 +263,15 @@ def test_bags_are_pooled_where_vectors_lie(chosen, wire, seed):
     layout, bags = chosen
     dims, counts, streams, starts, sizes, local = layout
     rng = np.random.default_rng(seed)
-    travelling = sizes * np.array([[s not in local] for s in range(len(streams))])
-    numbers = sum(stream.width * count for stream, count in zip(streams, travelling.sum(1), strict=True))
+    rank = int(rng.integers(sizes.shape[1]))
+    came = sizes * np.array([[s not in local] for s in range(len(streams))])
+    came[:, rank] = 0
+    numbers = sum(stream.width * count for stream, count in zip(streams, came.sum(1), strict=True))
     received = tf.cast(tf.constant(rng.normal(size=(numbers // 2, 2)), tf.float32), wire)
-    own = {s: tf.constant(rng.normal(size=(sizes[s, 0], streams[s].width)), tf.float32) for s in local}
+    here = [s for s in range(len(streams)) if s in local or sizes[s, rank]]
+    own = {s: tf.constant(rng.normal(size=(sizes[s, rank], streams[s].width)), tf.float32) for s in here}
     outputs = [
-        which.pool(received, own, streams, _int64(starts), _int64(sizes), dims, bags) for which in WHICH.values()
+        which.pool(received, own, rank, streams, _int64(starts), _int64(came), dims, bags) for which in WHICH.values()
     ]
     for mine, theirs, bag in zip(*outputs, bags, strict=True):
         assert mine.shape == theirs.shape
@@ -245,7 +286,7 @@ def test_bags_are_pooled_where_vectors_lie(chosen, wire, seed):
 
 def _pooled(which, bag, received=None):
     vectors = tf.ones([3, 2]) if received is None else received
-    return WHICH[which].pool(vectors, {}, [Stream(0, 0, 2)], _int64([[0, 2]]), _int64([[2, 1]]), [2], [bag])
+    return WHICH[which].pool(vectors, {}, 0, [Stream(0, 0, 2)], _int64([[0, 2]]), _int64([[2, 1]]), [2], [bag])
 
 
 @both

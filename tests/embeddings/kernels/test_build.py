@@ -66,16 +66,6 @@ def test_the_same_bits_at_any_number_of_threads():
     assert len(set(digests.values())) == 1, digests
 
 
-@pytest.mark.skipif(not compiled(), reason="no compiler here")
-def test_two_processes_may_start_with_a_cold_cache(tmp_path):
-    processes = [_python(STEP, HEADRACE_CACHE=str(tmp_path), HEADRACE_KERNELS="require") for _ in range(2)]
-    (first, one, said), (second, two, also_said) = (_ended(process) for process in processes)
-    assert (first, second) == (0, 0), said + also_said
-    assert one == two
-    assert (said + also_said).count("kernels: compiling") == 1, "the other waited for it"
-    assert [path.suffix for path in sorted(tmp_path.iterdir())] == [".lock", ".so"]
-
-
 @pytest.fixture
 def no_compiler(tmp_path):
     """A PATH on which there is no compiler."""

@@ -17,7 +17,7 @@ from foundation.tf import tf
 tf.config.threading.set_intra_op_parallelism_threads(int(os.environ["THREADS"]))
 from embeddings.kernels import kernels
 from embeddings.kernels.group import Bag
-from embeddings.kernels.streams import Owners, Stream
+from embeddings.kernels.streams import Own, Owners, Stream
 rng, nothing = np.random.default_rng(0), np.zeros(0, np.int64)
 tables = [Owners(rng.integers(0, 3, 1024), True, nothing, 5000), Owners(rng.integers(0, 3, 1024), False, nothing, None)]
 def bag(table, combiner, rows):
@@ -31,12 +31,15 @@ streams, dims = [Stream(0, 0, 16), Stream(1, 0, 24)], [16, 24]
 starts, sizes = splits[:, :3], splits[:, 1:4] - splits[:, :3]
 vectors = [tf.constant(rng.normal(size=(len(d), dim)), tf.float32) for d, dim in zip(distinct, dims)]
 sent = kernels().pack(vectors, [0, 1], streams, starts, sizes, 8, tf.bfloat16)
-outputs = kernels().pool(sent, {}, streams, starts, sizes, dims, bags)
+outputs = kernels().pool(sent, {}, 0, streams, starts, sizes, dims, bags)
 gradients = [tf.constant(rng.normal(size=o.shape), tf.float32) for o in outputs]
 sums = kernels().sums(bags, gradients, splits[:, -1], dims)
 back = kernels().pack(sums, [0, 1], streams, starts, sizes, 8, tf.bfloat16, stochastic=True)
 came = kernels().unpack(back, streams, sizes)
-arrays = [*distinct, splits, *places, tf.bitcast(sent, tf.uint16), *outputs, *sums, *came]
+rows = [tf.constant(rng.zipf(1.3, len(c)) % 5000) for c in came]
+own = Own(1, [tf.zeros([0, 0])], [-1, -1], tf.zeros([2], tf.int64))
+merged = [each for of_kind in kernels().merge(rows, back, streams, sizes, own) for each in of_kind]
+arrays = [*distinct, splits, *places, tf.bitcast(sent, tf.uint16), *outputs, *sums, *came, *merged]
 print(hashlib.blake2b(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays)).hexdigest())
 """
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from embeddings.kernels.build import SOURCES
+from foundation.native_library import COMMON
 from foundation.tf import tf
 
 ROOT = Path(__file__).parents[3]
@@ -52,11 +53,21 @@ def watched(tmp_path_factory):
     folder = tmp_path_factory.mktemp("watched")
     include = [flag.replace("-I", "-isystem", 1) for flag in tf.sysconfig.get_compile_flags()]
     library = tf.sysconfig.get_lib()
-    sources = [SOURCES / f"{name}.cc" for name in ("grouping", "id_table", "growing", "memory", "bags")]
+    sources = [SOURCES / f"{name}.cc" for name in ("grouping", "id_table", "growing", "bags")]
     command = [
-        *("g++", *include, f"-I{SOURCES}", "-fsanitize=thread", "-g", "-O1", "-ffp-contract=off", "-pthread"),
+        *(
+            "g++",
+            *include,
+            f"-I{SOURCES}",
+            f"-I{COMMON}",
+            "-fsanitize=thread",
+            "-g",
+            "-O1",
+            "-ffp-contract=off",
+            "-pthread",
+        ),
         *("-Wno-deprecated-declarations", "-DThreadPool=WatchedPool"),
-        *(str(Path(__file__).with_name("threads.cc")), *map(str, sources), f"-L{library}"),
+        *(str(Path(__file__).with_name("threads.cc")), *map(str, [*sources, COMMON / "memory.cc"]), f"-L{library}"),
         *("-l:libtensorflow_framework.so.2", "-l:libtensorflow_cc.so.2", f"-Wl,-rpath,{library}"),
         *("-o", str(folder / "threads")),
     ]

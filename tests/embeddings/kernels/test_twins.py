@@ -79,6 +79,39 @@ def test_three_steps_leave_what_the_twins_leave(chosen, kind, dim, clip, decay, 
 
 @settings(deadline=None, max_examples=60)
 @given(
+    st.tuples(*[st.lists(st.integers(0, ROWS - 1), unique=True, max_size=40)] * 2),
+    st.sampled_from(OPTIMIZERS),
+    st.sampled_from([1, 3, 16, 24, 64]),
+    st.sampled_from([{}, {"clipnorm": 0.5}, {"clipvalue": 0.05}]),
+    PRECISIONS,
+    st.integers(0, 2**31),
+)
+def test_a_step_on_distinct_rows_is_an_update(rows, kind, dim, clip, precision, seed):
+    groups = [_tables(kind(0.1, **clip), dim, precision=precision) for _ in range(3)]
+    rng = np.random.default_rng(seed)
+    bags = [
+        Bag(f"f{t}", t, tf.constant(np.array(of_table, np.int64)), None, None, None) for t, of_table in enumerate(rows)
+    ]
+    for _ in range(2):
+        gradients = [tf.constant(rng.normal(size=(len(of_table), dim)), tf.float32) for of_table in rows]
+        groups_and_calls = zip(groups, [which.step for which in WHICH] + [WHICH[0].update], strict=True)
+        for group, call in groups_and_calls:
+            call(group, bags, gradients)
+    ours, twins, updated = map(_state, groups)
+    for mine, theirs, once in zip(ours, twins, updated, strict=True):
+        close = {"rtol": 1e-5, "atol": 1e-5} if precision == "float32" else {"rtol": 0.02, "atol": 0.01}
+        for other in (theirs, once):
+            np.testing.assert_allclose(mine.astype(np.float32), other.astype(np.float32), **close)
+
+
+def test_distinct_rows_outside_their_table_are_refused():
+    group = _tables(SGD(0.1), 4)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="f: ids outside its vocabulary"):
+        WHICH[0].step(group, [Bag("f", 0, tf.constant([ROWS], tf.int64), None, None, None)], [tf.zeros([1, 4])])
+
+
+@settings(deadline=None, max_examples=60)
+@given(
     st.lists(features(), min_size=1, max_size=3),
     st.sampled_from([1, 4, 7, 64]),
     PRECISIONS,

@@ -2,8 +2,8 @@
 
     python training_program.py OUT STEPS SCENARIO...     under TF_CONFIG, or alone, or of HEADRACE_DEVICES replicas
 
-A scenario is a sharding type, then perhaps "+dynamic", "+rejecting", a dynamic table that admits by frequency, or
-"+broken", an exchange that mixes up rows.
+A scenario is a sharding type, then perhaps "+dynamic", "+rejecting", a dynamic table that admits by frequency,
+"+ahead", each step begun before the one before is taken, or "+broken", an exchange that mixes up rows.
 """
 
 import os
@@ -94,6 +94,17 @@ def _batches(strategy, steps):
     return strategy.distribute([of_rank(rank) for rank in strategy.ranks])
 
 
+def _ahead(batches, begin):
+    """The same batches, each begun before the one before is given."""
+    begun = None
+    for inputs, label in batches:
+        following = begin(inputs), label
+        if begun is not None:
+            yield begun
+        begun = following
+    yield begun
+
+
 def _train(strategy, scenario, steps):
     kind, _, how = scenario.partition("+")
     communicator = strategy.communicator
@@ -115,8 +126,16 @@ def _train(strategy, scenario, steps):
         optimizer = keras.optimizers.SGD(0.05)
         optimizer.build([*dense.trainable_variables, layer.gradient_trap])
 
+    form = {}
+
+    def begin(inputs):
+        form[0] = layer.begin(inputs, training=True)
+        return tf.nest.flatten(form[0], expand_composites=True)
+
     def one(batch):
         inputs, label = batch
+        if isinstance(inputs, list):
+            inputs = tf.nest.pack_sequence_as(form[0], inputs, expand_composites=True)
         with tf.GradientTape() as tape:
             vectors = layer(inputs, training=True)
             joined = tf.concat([vectors["history"], vectors["item"], vectors["other"]], 1)
@@ -129,7 +148,10 @@ def _train(strategy, scenario, steps):
     def step(batch):
         return strategy.run(one, batch)
 
-    losses = [float(step(batch)) for batch in _batches(strategy, steps)]
+    batches = _batches(strategy, steps)
+    if how == "ahead":
+        batches = _ahead(batches, tf.function(lambda inputs: strategy.run(begin, inputs), reduce_retracing=True))
+    losses = [float(step(batch)) for batch in batches]
 
     @tf.function
     def read():
