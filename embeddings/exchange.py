@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from embeddings.error_feedback import ErrorFeedback
 from embeddings.kernels import kernels
 from embeddings.kernels.group import Bag, TableGroup, grouped
 from embeddings.kernels.reference import step_rows
@@ -94,6 +95,7 @@ class Exchange:
         self._communicator, self._tables, self._wire = communicator, list(tables), wire or Wire()
         self._owners = [_owners(table) for table in tables]
         self.traffic = Traffic(tables, communicator.rank, communicator.size, self._wire)
+        self._feedback = ErrorFeedback(tables, self._wire.gradients) if self._wire.error_feedback else None
         self._unit = math.gcd(*(part.width for table in tables for part in table.parts))
 
     def input_dist(self, bags: list[Bag], inserts: bool) -> Routed:
@@ -168,6 +170,8 @@ class Exchange:
         communicator, streams = self._communicator, routed.streams
         rank = communicator.rank
         sums = kernels().sums(routed.places(bags), gradients, routed.counts, self._dims(routed))
+        if self._feedback is not None:
+            sums = self._feedback.rounded(routed, rank, sums)
         piece_of = [stream.table for stream in streams]
         # a copy's own gradient travels too: on a narrow wire it is rounded as on the other ranks, which have the same
         stays = [not each.part.replicated for each in routed.asked]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from evaluation.config import EvaluationConfig
 from foundation.config import Config, validated
@@ -29,7 +29,8 @@ class TrainingConfig(Config):
 
     strategy: where it runs (docs/strategies.md); workers: on how many devices; servers: processes that hold the
     variables under "parameter_server"; plan: a file that `headrace plan --json` wrote, how tables are spread over the
-    devices (default: by thresholds); wire: in what precision vectors and gradients travel between them.
+    devices (default: by thresholds); wire: in what precision vectors and gradients travel between them; error_feedback:
+    whether a copied row's next gradient gets what rounding took from the last (embeddings/wire.py).
     steps_per_call: training steps in one `tf.function` call. checkpoint_every: steps between checkpoints.
     keep_checkpoints: how many of the last ones stay on disk (the best one always does).
     """
@@ -39,9 +40,16 @@ class TrainingConfig(Config):
     servers: int = Field(1, ge=1)
     plan: str | None = None
     wire: Precision = "float32"
+    error_feedback: bool = False
     steps_per_call: int = Field(20, ge=1)
     checkpoint_every: int = Field(200, ge=1)
     keep_checkpoints: int = Field(2, ge=1)
+
+    @model_validator(mode="after")
+    def _something_is_rounded(self) -> TrainingConfig:
+        if self.error_feedback and self.wire == "float32":
+            raise ValueError("error_feedback: nothing is lost in float32; set wire to bfloat16 or float16")
+        return self
 
 
 class Job(Config):

@@ -167,8 +167,8 @@ class Workspace:
     def _wire(self, world: World | None) -> Wire | None:
         from embeddings import Wire
 
-        precision = self.job.training.wire
-        return Wire(precision, precision) if world else None
+        training = self.job.training
+        return Wire(training.wire, training.wire, training.error_feedback) if world else None
 
     def _plan(self, model: str, world: World | None) -> ShardingPlan | None:
         from trainer.sharding_plans import plan_for

@@ -42,12 +42,16 @@ class _Rank:
         return found
 
 
-def _trained(wire, kind):
-    """What the two ranks looked up in three steps, the rows that each then holds, and what it sent."""
+def _on_both(work):
+    """What `work` gives for each rank's communicator."""
     posted, barrier = [None, None], threading.Barrier(2)
     with ThreadPoolExecutor(2) as pool:
-        ranks = [_Rank(rank, posted, barrier) for rank in range(2)]
-        return list(pool.map(lambda rank: _of_rank(rank, wire, kind), ranks))
+        return list(pool.map(work, [_Rank(rank, posted, barrier) for rank in range(2)]))
+
+
+def _trained(wire, kind):
+    """What the two ranks looked up in three steps, the rows that each then holds, and what it sent."""
+    return _on_both(lambda communicator: _of_rank(communicator, wire, kind))
 
 
 def _of_rank(communicator, wire, kind):
@@ -83,6 +87,49 @@ def test_sixteen_bits_are_half_the_bytes_and_nearly_the_same(precision, kind):
 def test_a_repeated_run_draws_the_same():
     first, second = (_trained(Wire(gradients="bfloat16"), "row_wise") for _ in range(2))
     assert all(np.array_equal(mine[1], theirs[1]) for mine, theirs in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["data_parallel", "hot_cold"])
+def test_with_error_feedback_a_copys_gradients_lose_one_rounding_in_all(kind):
+    """Rounding each to the nearest would lose sixty times as much."""
+    steps, gradient = 63, 1 + 2.0**-9  # in bfloat16: 1
+    plain, fed = (_constant(wire, kind, steps, gradient) for wire in (None, Wire("float32", "bfloat16", True)))
+    for (wanted, _), (rows, others) in zip(plain, fed, strict=True):
+        unit = 2.0**-7 * 2  # the largest that is added, by two ranks
+        assert np.abs(rows - wanted).max() <= unit
+        assert not np.array_equal(rows, wanted)
+        assert np.array_equal(rows, fed[0][0]), "copies stay copies"
+        assert others is None or np.abs(others).max() > 0
+
+
+def _constant(wire, kind, steps, gradient):
+    """Of each rank, the rows of the part that both hold, and of its own part, after steps of one gradient for all."""
+    hot = (3, 7, 11)
+    sharding = (
+        TableSharding("t", kind, (0, 1), (), len(hot), hot) if kind == "hot_cold" else TableSharding("t", kind, (0, 1))
+    )
+
+    def of_rank(communicator):
+        tables = sharded_tables(
+            {"t": TableConfig("t", ROWS, DIM, SGD(1.0), initializer_scale=0.0)},
+            ShardingPlan(2, {"t": sharding}),
+            communicator,
+        )
+        exchange = Exchange(communicator, tables, wire)
+        bags = [Bag("f", 0, tf.constant([3, 7, 8, 9, 11], tf.int64), None, None, None)]
+        for _ in range(steps):
+            routed = exchange.input_dist(bags, True)
+            exchange.output_dist(routed, bags)
+            exchange.update(routed, bags, [tf.fill([5, DIM], gradient)])
+        rows = {part.replicated: part.held.rows.numpy() for part in tables[0].parts if part.held is not None}
+        return rows[True], rows.get(False)
+
+    return _on_both(of_rank)
+
+
+def test_error_feedback_without_rounding_is_refused():
+    with pytest.raises(ValueError, match="error feedback is of gradients in 16 bits"):
+        Wire(error_feedback=True)
 
 
 def test_an_unknown_precision_is_refused():

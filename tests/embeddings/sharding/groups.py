@@ -14,7 +14,7 @@ from trainer.supervisor.environment import tf_config
 from trainer.supervisor.ports import HeldPorts
 
 ROOT = Path(__file__).parents[3]
-PATIENCE = 400  # seconds
+PATIENCE = 1500  # seconds, of the long tests on a busy machine
 
 
 def run_group(program: Path, arguments: Sequence[str], ranks: int, devices: int | None = None) -> None:
