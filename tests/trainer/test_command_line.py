@@ -50,6 +50,7 @@ def test_every_problem_of_a_job_is_named_at_once(headrace, tmp_path):
         ("name.first=x", "'name' holds a value, not keys"),
         ("retrieval.epochs=[1", "is not valid YAML"),
         ("training.strategy=horrovod", "training.strategy: Input should be 'single', 'mirrored'"),
+        ("training.error_feedback=true", "training: error_feedback: nothing is lost in float32"),
         ("run_directory='{name.first}'", "run_directory: '{name.first}' has an unknown placeholder"),
         ("inputs.format=csv", "inputs.format: Input should be 'simulated', 'movielens', 'recbole' or 'columns'"),
     ],
