@@ -33,7 +33,7 @@ class Contender:
         self.group, self.facts = group, facts[0]
         self._sizes, self._mean = sizes, mean
 
-    def train(self, number: int, share: bool, ahead: bool = False) -> tuple[float, np.ndarray]:
+    def train(self, number: int, share: bool, ahead: bool) -> tuple[float, np.ndarray]:
         """Seconds a step of turn `number`, from when the last worker began to when the last one ended; and losses."""
         first = number * self._sizes.steps
         batches = [step % self._sizes.batches for step in range(first, first + self._sizes.steps)]

@@ -147,7 +147,7 @@ class Worker:
         self._optimizer.apply_gradients(zip(gradients, variables, strict=True), skip_gradients_aggregation=True)
         return total
 
-    def _counted_step(self, inputs: tuple[tf.Tensor, Ids | Begun], labels: tf.Tensor, examples: tf.Tensor) -> tf.Tensor:
+    def _counted_step(self, inputs: tuple[tf.Tensor, Ids], labels: tf.Tensor, examples: tf.Tensor) -> tf.Tensor:
         """[calls] int64: the bytes that leave this worker in each."""
         with self._communicator.counting() as calls:
             self._step(inputs, labels, examples)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from embeddings.sharding.sharded import Part, ShardedTable
+from embeddings.sharding.sharded import ShardedTable
 from foundation.tf import own_variables, tf
 
 if TYPE_CHECKING:
@@ -25,20 +25,19 @@ class ErrorFeedback:
                 id(part): tf.Variable(tf.zeros([part.held.config.vocabulary_size, part.width]), trainable=False)
                 for table in tables
                 for part in table.parts
-                if keeps_residues(table, part) and part.held is not None
+                if part.replicated and table.static and part.held is not None
             }
 
     def rounded(self, routed: Routed, rank: int, sums: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """sums: [u, dim] of each table that was asked for, by its distinct ids. The same, those of replicated rows as
         they travel, so that rounding them once more changes nothing."""
         result = list(sums)
-        came = routed.come_to(rank)
         for s, each in enumerate(routed.asked):
             residues = self._residues.get(id(each.part))
             rows = routed.rows[s]
             if residues is None or rows is None:
                 continue
-            own = tf.split(rows, came[s], num=came.shape[1])[rank]
+            own = routed.own(rank, s, rows)
             table, start = each.stream.table, routed.starts[s, rank]
             end = start + tf.size(own, tf.int64)
             wanted = result[table][start:end] + tf.gather(residues, own)
@@ -46,8 +45,3 @@ class ErrorFeedback:
             residues.scatter_update(tf.IndexedSlices(wanted - sent, own))
             result[table] = tf.concat([result[table][:start], sent, result[table][end:]], 0)
         return result
-
-
-def keeps_residues(table: ShardedTable, part: Part) -> bool:
-    """Whether every rank holds the part, in rows that no id leaves."""
-    return part.replicated and table.static

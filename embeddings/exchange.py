@@ -68,6 +68,12 @@ class Routed:
         """[streams, ranks] int64: how many ids of each came to it from each."""
         return tf.transpose(self.sizes[:, :, rank])
 
+    def own(self, rank: int, stream: int, values: tf.Tensor) -> tf.Tensor:
+        """Of a value for each id that came of a stream, those of the ids that the rank asked itself for."""
+        came = self.come_to(rank)[stream]
+        before = tf.reduce_sum(came[:rank])
+        return values[before : before + came[rank]]
+
     def places(self, bags: list[Bag]) -> list[Bag]:
         """The bags that were asked for, of places among distinct ids, and of tables among those asked for."""
         return [
@@ -139,15 +145,11 @@ class Exchange:
         communicator = self._communicator
         rank = communicator.rank
         looked_up = self._look_up(routed)
-        own = routed.come_to(rank)[:, rank]
-        before = tf.reduce_sum(routed.come_to(rank)[:, :rank], 1)
-        local = {s: v for s, v in enumerate(looked_up) if v is not None}
-        for s, each in enumerate(routed.asked):
-            if s in local and not each.part.replicated:
-                local[s] = local[s][before[s] : before[s] + own[s]]
+        copied = [each.part.replicated for each in routed.asked]
+        local = {s: v if copied[s] else routed.own(rank, s, v) for s, v in enumerate(looked_up) if v is not None}
         # neither what each rank has a copy of travels, nor what a rank would send to itself
-        travels = _column([not each.part.replicated for each in routed.asked]) * _others(communicator.size)
-        leaving = [s for s, v in enumerate(looked_up) if v is not None and not routed.asked[s].part.replicated]
+        travels = _column([not copy for copy in copied]) * _others(communicator.size)
+        leaving = [s for s in local if not copied[s]]
         pieces = [looked_up[s] for s in leaving] or [tf.zeros([0, self._unit])]
         piece_of = [leaving.index(s) if s in leaving else -1 for s in range(len(looked_up))]
         payload = kernels().pack(
@@ -235,13 +237,12 @@ class Exchange:
         rank's alone."""
         found: dict[int, tf.Tensor] = {}
         tables = {}
-        ranks, rank = self._communicator.size, self._communicator.rank
-        came = tf.unstack(routed.come_to(rank), len(routed.asked))
+        rank = self._communicator.rank
         for s, (each, rows) in enumerate(zip(routed.asked, routed.rows, strict=True)):
             if rows is None or each.part.held is None:
                 continue
             if each.part.replicated:
-                rows = tf.split(rows, came[s], num=ranks)[rank]
+                rows = routed.own(rank, s, rows)
             tables[id(each.part.held)] = (s, rows, each.part.held)
         for group in grouped([held for _, _, held in tables.values()]):
             asked = [_bag(group, place, tables[id(table)][1]) for place, table in enumerate(group.tables)]
