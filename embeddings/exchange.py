@@ -1,8 +1,9 @@
 """input_dist and output_dist: a step's ids to the ranks that hold their rows, vectors back, gradients there again.
 
-A step makes four exchanges however many tables there are: how many ids of each part go from whom to whom, the ids, the
-vectors, the gradients. Each rank sends an id once: what it needs of a row, and what its batch has for it, is made of
-one vector and one sum. What is done between exchanges is one call of a kernel for all tables.
+A step makes four exchanges however many tables there are: how much of each part goes from whom to whom, the ids, the
+vectors, the gradients. A rank makes requests: an id, each once, or where that moves fewer bytes the ids of a bag that
+one rank holds, whose rows are summed there. What it needs of a request, and what its batch has for it, is one vector
+and one gradient. What is done between exchanges is one call of a kernel for all tables.
 """
 
 from __future__ import annotations
@@ -40,57 +41,56 @@ class _Asked:
 
 @dataclass(frozen=True, eq=False)
 class Routed:
-    """Where a step's ids went. tables: those that were asked for, by their places in the exchange. found: of each bag,
-    where its ids [n] int64 stand among their table's distinct ones. counts: [tables] int64: how many are distinct.
-    starts: [streams, ranks] int64: where among the table's distinct ids those for a rank begin. sizes: [ranks, streams,
-    ranks] int64: how many ids of each stream went from whom to whom. rows: of each stream, the rows [n] int64 here of
-    the ids that came; None: nothing is held.
+    """Where a step's ids went. tables: those that were asked for, by their places in the exchange. bags: those of the
+    step, over places among their table's requests, tables being places among those asked for. counts: [tables] int64:
+    how many requests there are. starts: [streams, ranks] int64: where among the table's requests those to a rank begin.
+    id_sizes, sizes: [ranks, streams, ranks] int64: how many ids and requests of each stream went from whom to whom.
+    rows: of each stream, the rows [n] int64 here of the ids that came; None: nothing is held. splits: of each stream
+    whose requests are of several ids, [requests + 1] int64, where each one's rows begin.
 
     tf.nest sees its tensors: a loop carries it from one round to the next."""
 
     asked: list[_Asked]
     tables: list[int]
-    found: list[tf.Tensor]
+    bags: list[Bag]
     counts: tf.Tensor
     starts: tf.Tensor
+    id_sizes: tf.Tensor
     sizes: tf.Tensor
     rows: list[tf.Tensor | None]
+    splits: list[tf.Tensor | None]
 
     @property
     def streams(self) -> list[Stream]:
         return [each.stream for each in self.asked]
 
     def sent_by(self, rank: int) -> tf.Tensor:
-        """[streams, ranks] int64: how many ids of each it sent to each."""
+        """[streams, ranks] int64: how many requests of each it sent to each."""
         return self.sizes[rank]
 
     def come_to(self, rank: int) -> tf.Tensor:
-        """[streams, ranks] int64: how many ids of each came to it from each."""
+        """[streams, ranks] int64: how many requests of each came to it from each."""
         return tf.transpose(self.sizes[:, :, rank])
 
     def own(self, rank: int, stream: int, values: tf.Tensor) -> tf.Tensor:
-        """Of a value for each id that came of a stream, those of the ids that the rank asked itself for."""
+        """Of a value for each request that came of a stream, those of the requests that the rank made itself."""
         came = self.come_to(rank)[stream]
         before = tf.reduce_sum(came[:rank])
         return values[before : before + came[rank]]
 
-    def places(self, bags: list[Bag]) -> list[Bag]:
-        """The bags that were asked for, of places among distinct ids, and of tables among those asked for."""
-        return [
-            replace(bag, table=self.tables.index(bag.table), ids=of_bag)
-            for bag, of_bag in zip(bags, self.found, strict=True)
-        ]
-
     def __tf_flatten__(self) -> tuple[Any, tuple[Any, ...]]:
-        held = [rows is not None for rows in self.rows]
-        rows = [rows for rows in self.rows if rows is not None]
-        return (self.asked, self.tables, held), (self.found, self.counts, self.starts, self.sizes, rows)
+        lists = [[(bag.ids, bag.splits, bag.weights) for bag in self.bags], self.rows, self.splits]
+        bare = [replace(bag, ids=None, splits=None, weights=None) for bag in self.bags]
+        return (self.asked, self.tables, bare), (self.counts, self.starts, self.id_sizes, self.sizes, lists)
 
     @classmethod
     def __tf_unflatten__(cls, metadata: Any, components: tuple[Any, ...]) -> Routed:
-        (asked, tables, held), (found, counts, starts, sizes, rows) = metadata, components
-        left = iter(rows)
-        return cls(asked, tables, found, counts, starts, sizes, [next(left) if here else None for here in held])
+        (asked, tables, bare), (counts, starts, id_sizes, sizes, (of_bags, rows, splits)) = metadata, components
+        bags = [
+            replace(bag, ids=ids, splits=cuts, weights=weights)
+            for bag, (ids, cuts, weights) in zip(bare, of_bags, strict=True)
+        ]
+        return cls(asked, tables, bags, counts, starts, id_sizes, sizes, list(rows), list(splits))
 
 
 class Exchange:
@@ -119,22 +119,40 @@ class Exchange:
         ]
         counted = any(not self._tables[table].static for table in tables) and inserts
         asking = [replace(bag, table=tables.index(bag.table)) for bag in bags]
-        owners = [self._owners[table] for table in tables]
-        distinct, splits, places = kernels().distinct_by_owner(asking, owners, communicator.size, counted)
-        starts, mine = self._cuts(asked, splits)
-        sizes = tf.reshape(
-            communicator.all_gather(tf.reshape(mine, [1, -1])), [communicator.size, len(asked), communicator.size]
+        pools = [_may_be_pooled(bag, self._tables[bag.table]) for bag in bags]
+        requests = kernels().requests(
+            [bag if may else replace(bag, splits=None, weights=None) for bag, may in zip(asking, pools, strict=True)],
+            [self._owners[table] for table in tables],
+            communicator.size,
+            counted,
+            [self._row_bytes(self._tables[table]) for table in tables],
         )
+        over = [
+            found if may else replace(bag, ids=found.ids)
+            for bag, found, may in zip(asking, requests.bags, pools, strict=True)
+        ]
+        joining = {bag.table for bag, may in zip(asking, pools, strict=True) if may}
+        id_starts, my_ids = self._cuts(asked, requests.id_splits)
+        starts, mine = (id_starts, my_ids) if not joining else self._cuts(asked, requests.splits)
+        told = tf.stack([my_ids, mine] if joining else [mine])
+        everybody = communicator.all_gather(tf.reshape(told, [1, -1]))
+        by_rank = tf.reshape(everybody, [communicator.size, -1, len(asked), communicator.size])
+        id_sizes, sizes = by_rank[:, 0], by_rank[:, -1]
         if inserts:
-            self.traffic.note(bags, sizes)
+            self.traffic.note(bags, id_sizes, sizes)
         width = 2 if counted else 1
         as_ids = [Stream(each.stream.table, 0, width) for each in asked]
-        payload = kernels().pack(distinct, [each.table for each in as_ids], as_ids, starts, mine, width, tf.int64)
-        received = communicator.all_to_all(payload, tf.reduce_sum(sizes, 1))
-        here = tf.transpose(sizes[:, :, communicator.rank])
-        came = zip(asked, *kernels().arrived_ids(received, here, [_numbering(each) for each in asked]), strict=True)
-        rows = [_rows(each, ids, counts if counted else None, inserts) for each, ids, counts in came]
-        return Routed(asked, tables, places, splits[:, -1], starts, sizes, rows)
+        of_streams = [each.table for each in as_ids]
+        payload = kernels().pack(requests.sent, of_streams, as_ids, id_starts, my_ids, width, tf.int64)
+        received = communicator.all_to_all(payload, tf.reduce_sum(id_sizes, 1))
+        here = tf.transpose(id_sizes[:, :, communicator.rank])
+        numberings = [_numbering(each, each.stream.table in joining) for each in asked]
+        came, counts, splits = kernels().arrived_ids(received, here, numberings)
+        rows = [
+            _rows(each, ids, count if counted else None, inserts)
+            for each, ids, count in zip(asked, came, counts, strict=True)
+        ]
+        return Routed(asked, tables, over, requests.splits[:, -1], starts, id_sizes, sizes, rows, splits)
 
     def output_dist(self, routed: Routed, bags: list[Bag]) -> list[tf.Tensor]:
         """[B, dim] float32 of each bag: the rows' vectors brought back, weighted and combined.
@@ -164,14 +182,14 @@ class Exchange:
         units = routed.sizes * travels * self._units(routed)
         received = communicator.all_to_all(payload, tf.transpose(tf.reduce_sum(units, 1)))
         mine, dims = routed.sent_by(rank) * travels[rank], self._dims(routed)
-        return kernels().pool(received, local, rank, routed.streams, routed.starts, mine, dims, routed.places(bags))
+        return kernels().pool(received, local, rank, routed.streams, routed.starts, mine, dims, routed.bags)
 
     def update(self, routed: Routed, bags: list[Bag], gradients: list[tf.Tensor]) -> None:
         """One step of every table that was asked for: gradients [B, dim] of the outputs, summed by row over all
         ranks."""
         communicator, streams = self._communicator, routed.streams
         rank = communicator.rank
-        sums = kernels().sums(routed.places(bags), gradients, routed.counts, self._dims(routed))
+        sums = kernels().sums(routed.bags, gradients, routed.counts, self._dims(routed))
         if self._feedback is not None:
             sums = self._feedback.rounded(routed, rank, sums)
         piece_of = [stream.table for stream in streams]
@@ -185,8 +203,8 @@ class Exchange:
         of_own = [table if stay else -1 for table, stay in zip(piece_of, stays, strict=True)]
         own = Own(rank, sums, of_own, routed.starts[:, rank])
         here = [tf.zeros([0], tf.int64) if rows is None else rows for rows in routed.rows]
-        distinct, pieces = kernels().merge(here, received, streams, routed.come_to(rank), own)
-        counts = tf.unstack(tf.reduce_max(tf.reduce_sum(routed.sizes, 0), 1), len(streams))
+        distinct, pieces = kernels().merge(here, routed.splits, received, streams, routed.come_to(rank), own)
+        counts = tf.unstack(tf.reduce_max(tf.reduce_sum(routed.id_sizes, 0), 1), len(streams))
         arrived = [
             Arrived(each.table, each.part, None if held is None else rows, piece, count)
             for each, held, rows, piece, count in zip(routed.asked, routed.rows, distinct, pieces, counts, strict=True)
@@ -207,13 +225,18 @@ class Exchange:
     def _dims(self, routed: Routed) -> list[int]:
         return [self._tables[table].config.dim for table in routed.tables]
 
+    def _row_bytes(self, table: ShardedTable) -> int:
+        """Of a vector and its gradient as they travel; where columns travel apart, of one range of them."""
+        wire = tf.as_dtype(self._wire.vectors).size + tf.as_dtype(self._wire.gradients).size
+        return table.config.dim * wire // (len(table.sharding.columns) or 1)
+
     def _units(self, routed: Routed) -> tf.Tensor:
         """[streams, 1] int64: of how many units a row of each is."""
         return _column([stream.width // self._unit for stream in routed.streams])
 
     def _cuts(self, asked: Sequence[_Asked], splits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """[streams, ranks] int64 each: where among the table's distinct ids those begin that go to a rank, and how many
-        they are. splits: [tables, ranks + 2], as `distinct_by_owner` gives them."""
+        """[streams, ranks] int64 each: where among what is asked of the table that begins which goes to a rank, and how
+        much it is. splits: [tables, ranks + 2], of ids or requests, as `Requests` has them."""
         ranks = self._communicator.size
         first = np.zeros((len(asked), ranks), np.int64)
         last = np.zeros_like(first)
@@ -233,8 +256,8 @@ class Exchange:
         return starts, tf.gather(flat, last) - starts
 
     def _look_up(self, routed: Routed) -> list[tf.Tensor | None]:
-        """Of each stream the vectors of the rows that were asked for: those of all ranks, or of a replicated part this
-        rank's alone."""
+        """Of each stream the vectors that answer its requests: those of all ranks, or of a replicated part this rank's
+        alone."""
         found: dict[int, tf.Tensor] = {}
         tables = {}
         rank = self._communicator.rank
@@ -245,7 +268,8 @@ class Exchange:
                 rows = routed.own(rank, s, rows)
             tables[id(each.part.held)] = (s, rows, each.part.held)
         for group in grouped([held for _, _, held in tables.values()]):
-            asked = [_bag(group, place, tables[id(table)][1]) for place, table in enumerate(group.tables)]
+            chosen = [tables[id(table)] for table in group.tables]
+            asked = [_bag(group, place, rows, routed.splits[s]) for place, (s, rows, _) in enumerate(chosen)]
             for table, vectors in zip(group.tables, kernels().lookup(group, asked), strict=True):
                 found[tables[id(table)][0]] = vectors
         return [found.get(s) for s in range(len(routed.asked))]
@@ -260,9 +284,18 @@ def _owners(table: ShardedTable) -> Owners:
     return Owners(of_buckets, table.static, common, table.config.vocabulary_size)
 
 
-def _numbering(asked: _Asked) -> Numbering:
-    """How the ids that come become rows; those of a dynamic table its id table numbers."""
-    return asked.table.numbering(asked.number) if asked.table.static else AS_THEY_ARE
+def _may_be_pooled(bag: Bag, table: ShardedTable) -> bool:
+    """Whether the bag's ids may be asked for together: they are marked on the wire, where any id of a dynamic table or
+    a weight would have no room."""
+    return bag.splits is not None and bag.weights is None and table.static and not table.parts[0].replicated
+
+
+def _numbering(asked: _Asked, joins: bool) -> Numbering:
+    """How the ids that come become rows; those of a dynamic table its id table numbers. joins: some of the table's may
+    be asked for together."""
+    if not asked.table.static:
+        return AS_THEY_ARE
+    return replace(asked.table.numbering(asked.number), joins=joins and not asked.part.replicated)
 
 
 def _rows(asked: _Asked, ids: tf.Tensor, counts: tf.Tensor | None, inserts: bool) -> tf.Tensor | None:
@@ -283,5 +316,5 @@ def _column(values: Sequence[int]) -> tf.Tensor:
     return tf.constant(np.array(values, np.int64)[:, np.newaxis])
 
 
-def _bag(group: TableGroup, place: int, rows: tf.Tensor) -> Bag:
-    return Bag(group.tables[place].config.name, place, rows, None, None, None)
+def _bag(group: TableGroup, place: int, rows: tf.Tensor, splits: tf.Tensor | None = None) -> Bag:
+    return Bag(group.tables[place].config.name, place, rows, splits, None, None if splits is None else "sum")

@@ -67,3 +67,14 @@ def assert_finite(bag: Bag) -> Any:
     message = f"feature {bag.name}: weights must be finite:"
     bad = tf.boolean_mask(bag.weights, tf.logical_not(finite))
     return tf.debugging.Assert(tf.reduce_all(finite), [message, bad], summarize=5)
+
+
+def checks_of_splits(bag: Bag) -> list[tf.Operation]:
+    """An assertion that a bag's splits rise from 0 to the number of its ids."""
+    if bag.splits is None:
+        return []
+    good = tf.reduce_all(bag.splits[1:] >= bag.splits[:-1])
+    good &= tf.equal(bag.splits[0], 0) & tf.equal(bag.splits[-1], tf.size(bag.ids, tf.int64))
+    message = f"feature {bag.name}: row_splits must rise from 0 to the number of ids"
+    check = tf.debugging.Assert(good, [message, bag.splits], summarize=8)
+    return [] if check is None else [check]

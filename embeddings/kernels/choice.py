@@ -15,7 +15,7 @@ from embeddings.config import TableConfig
 from embeddings.kernels import reference
 from embeddings.kernels.build import LIBRARY
 from embeddings.kernels.group import Bag, TableGroup
-from embeddings.kernels.streams import Numbering, Own, Owners, Stream
+from embeddings.kernels.streams import Numbering, Own, Owners, Requests, Stream
 from foundation.errors import UserError
 from foundation.progress import say
 from foundation.tf import is_being_saved, tf
@@ -34,9 +34,9 @@ class Kernels(Protocol):
     def new_slot(self, shape: tuple[int, ...], value: float, dtype: tf.DType, name: str) -> tf.Variable: ...
     def empty(self, variables: Sequence[tf.Variable], rows: int) -> None: ...
     def id_table(self, policy: IdPolicy) -> IdTable: ...
-    def distinct_by_owner(
-        self, bags: Sequence[Bag], tables: Sequence[Owners], ranks: int, counted: bool = False
-    ) -> tuple[list[tf.Tensor], tf.Tensor, list[tf.Tensor]]: ...
+    def requests(
+        self, bags: Sequence[Bag], tables: Sequence[Owners], ranks: int, counted: bool, row_bytes: Sequence[int]
+    ) -> Requests: ...
     def pack(
         self,
         pieces: Sequence[tf.Tensor],
@@ -50,11 +50,17 @@ class Kernels(Protocol):
     ) -> tf.Tensor: ...
     def unpack(self, received: tf.Tensor, streams: Sequence[Stream], sizes: tf.Tensor) -> list[tf.Tensor]: ...
     def merge(
-        self, rows: Sequence[tf.Tensor], received: tf.Tensor, streams: Sequence[Stream], sizes: tf.Tensor, own: Own
+        self,
+        rows: Sequence[tf.Tensor],
+        splits: Sequence[tf.Tensor | None],
+        received: tf.Tensor,
+        streams: Sequence[Stream],
+        sizes: tf.Tensor,
+        own: Own,
     ) -> tuple[list[tf.Tensor], list[tf.Tensor]]: ...
     def arrived_ids(
         self, received: tf.Tensor, sizes: tf.Tensor, numberings: Sequence[Numbering]
-    ) -> tuple[list[tf.Tensor], list[tf.Tensor]]: ...
+    ) -> tuple[list[tf.Tensor], list[tf.Tensor], list[tf.Tensor | None]]: ...
     def pool(
         self,
         received: tf.Tensor,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from embeddings.kernels.group import Bag
 from embeddings.kernels.native_bags import layout_of, tensors_of
-from embeddings.kernels.streams import Numbering, Own, Owners, Stream
+from embeddings.kernels.streams import Numbering, Own, Owners, Requests, Stream
 from foundation.tf import tf
 
 
@@ -17,27 +18,37 @@ class NativeExchange:
     def __init__(self, module: Any) -> None:
         self._module = module
 
-    def distinct_by_owner(
-        self, bags: Sequence[Bag], tables: Sequence[Owners], ranks: int, counted: bool = False
-    ) -> tuple[list[tf.Tensor], tf.Tensor, list[tf.Tensor]]:
-        """As `reference_exchange.distinct_by_owner`."""
-        distinct, splits, places = self._module.headrace_distinct_by_owner(
-            ids=[bag.ids for bag in bags],
+    def requests(
+        self, bags: Sequence[Bag], tables: Sequence[Owners], ranks: int, counted: bool, row_bytes: Sequence[int]
+    ) -> Requests:
+        """As `reference_requests.requests`."""
+        sent, id_splits, splits, places, place_splits, norms = self._module.headrace_requests(
+            **tensors_of(bags),
             owners=[table.of_buckets for table in tables],
             common=[table.common for table in tables],
-            table_of=[bag.table for bag in bags],
-            feature_names=[bag.name for bag in bags],
             modulo=[table.modulo for table in tables],
             vocabulary=[-1 if table.vocabulary_size is None else table.vocabulary_size for table in tables],
+            row_bytes=list(row_bytes),
             ranks=ranks,
             counted=counted,
+            **layout_of(bags),
         )
-        for of_table in distinct:
+        for of_table in sent:
             of_table.set_shape([None, 2 if counted else 1])
-        splits.set_shape([len(tables), ranks + 2])
-        for of_bag, bag in zip(places, bags, strict=True):
-            of_bag.set_shape(bag.ids.shape)
-        return distinct, splits, places
+        for cuts in (id_splits, splits):
+            cuts.set_shape([len(tables), ranks + 2])
+        routed = []
+        for bag, of_bag, cuts, weights in zip(bags, places, place_splits, norms, strict=True):
+            if bag.splits is None:
+                of_bag.set_shape(bag.ids.shape)
+                routed.append(replace(bag, ids=of_bag))
+                continue
+            of_bag.set_shape([None])
+            cuts.set_shape(bag.splits.shape)
+            weights.set_shape([None])
+            of_combiner = None if bag.combiner == "sum" else weights
+            routed.append(replace(bag, ids=of_bag, splits=cuts, weights=of_combiner, combiner="sum"))
+        return Requests(sent, id_splits, splits, routed)
 
     def pack(
         self,
@@ -75,11 +86,18 @@ class NativeExchange:
         return pieces
 
     def merge(
-        self, rows: Sequence[tf.Tensor], received: tf.Tensor, streams: Sequence[Stream], sizes: tf.Tensor, own: Own
+        self,
+        rows: Sequence[tf.Tensor],
+        splits: Sequence[tf.Tensor | None],
+        received: tf.Tensor,
+        streams: Sequence[Stream],
+        sizes: tf.Tensor,
+        own: Own,
     ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
         """As `reference_exchange.merge`."""
         distinct, sums = self._module.headrace_merge(
             rows=list(rows),
+            splits=[tf.zeros([0], tf.int64) if cuts is None else cuts for cuts in splits],
             received=received,
             sizes=sizes,
             own=list(own.pieces),
@@ -95,17 +113,19 @@ class NativeExchange:
 
     def arrived_ids(
         self, received: tf.Tensor, sizes: tf.Tensor, numberings: Sequence[Numbering]
-    ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    ) -> tuple[list[tf.Tensor], list[tf.Tensor], list[tf.Tensor | None]]:
         """As `reference_exchange.arrived_ids`."""
-        rows, counts = self._module.headrace_arrived_ids(
+        rows, counts, splits = self._module.headrace_arrived_ids(
             received=received,
             sizes=sizes,
             known=[numbering.known for numbering in numberings],
             numbered_by=[numbering.by for numbering in numberings],
+            joins=[numbering.joins for numbering in numberings],
         )
-        for each in (*rows, *counts):
+        for each in (*rows, *counts, *splits):
             each.set_shape([None])
-        return rows, counts
+        joined = [cuts if numbering.joins else None for cuts, numbering in zip(splits, numberings, strict=True)]
+        return rows, counts, joined
 
     def pool(
         self,

@@ -12,19 +12,17 @@ from embeddings.hashing import initial_rows, table_key
 from embeddings.kernels.group import Bag, TableGroup
 from embeddings.kernels.reference_exchange import (
     arrived_ids,
-    checks_of_splits,
-    distinct_by_owner,
     merge,
     of_ids,
     pack,
     pool,
     summed_at,
     sums,
-    unique_by_owner,
     unpack,
 )
 from embeddings.kernels.reference_ids import ReferenceIdTable
-from embeddings.pooling import assert_finite, assert_inside, norms, pooled, rows_of_ids
+from embeddings.kernels.reference_requests import requests, unique_by_owner
+from embeddings.pooling import assert_finite, assert_inside, checks_of_splits, norms, pooled, rows_of_ids
 from embeddings.precision import rounded
 from foundation.tf import tf
 
@@ -34,7 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "arrived_ids",
-    "distinct_by_owner",
     "dots",
     "dots_gradient",
     "empty",
@@ -46,6 +43,7 @@ __all__ = [
     "new_slot",
     "pack",
     "pool",
+    "requests",
     "step",
     "step_rows",
     "summed",

@@ -7,92 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from embeddings.hashing import splitmix64
 from embeddings.kernels.group import Bag
-from embeddings.kernels.reference_ids import GROUP_BITS
-from embeddings.kernels.streams import Numbering, Own, Owners, Stream
-from embeddings.pooling import assert_inside, checks_of, norms, pooled, rows_of_ids
+from embeddings.kernels.streams import JOINS, Numbering, Own, Stream
+from embeddings.pooling import checks_of, checks_of_splits, norms, pooled, rows_of_ids
 from embeddings.precision import rounded
 from foundation.tensors import ranges
 from foundation.tf import tf
-
-FEW_IDS = 32_768  # of a table: one group of them is enough
-
-
-def distinct_by_owner(
-    bags: Sequence[Bag], tables: Sequence[Owners], ranks: int, counted: bool = False
-) -> tuple[list[tf.Tensor], tf.Tensor, list[tf.Tensor]]:
-    """What an exchange sends of every table, each looked up by one bag at least. Returns
-
-    - of each table its distinct ids [u, 1] int64, rank by rank, those that are common last; or counted [u, 2], and how
-      often each came. Among a rank's, ids are in the order of the first bits of their hash (not of a table with FEW_IDS
-      or fewer), then of first occurrence;
-    - splits [tables, ranks + 2] int64: where each rank's begin, the common ones do, and these end;
-    - of each bag, places [n] int64: where its ids stand among its table's distinct ones.
-
-    Raises:
-      tf.errors.InvalidArgumentError: an id is outside its vocabulary, buckets are no power of two, or an owner is no
-        rank.
-    """
-    distinct, splits = [], []
-    places: list[tf.Tensor] = [None] * len(bags)
-    for number, owners in enumerate(tables):
-        of_table = [b for b, bag in enumerate(bags) if bag.table == number]
-        checks = []
-        if (size := owners.vocabulary_size) is not None:
-            checks = [assert_inside(bags[b].name, bags[b].ids, size) for b in of_table]
-        with tf.control_dependencies([check for check in checks if check is not None]):
-            ids = tf.concat([bags[b].ids for b in of_table], 0)
-        unique, cuts, found = _unique(
-            ids, tf.constant(owners.of_buckets, tf.int64), ranks, owners.modulo, owners.common
-        )
-        columns = [unique]
-        if counted:
-            columns.append(tf.math.unsorted_segment_sum(tf.ones_like(found), found, tf.size(unique)))
-        distinct.append(tf.stack(columns, 1))
-        splits.append(cuts)
-        for b, own in zip(of_table, tf.split(found, [tf.size(bags[b].ids) for b in of_table]), strict=True):
-            places[b] = own
-    return distinct, tf.stack(splits), places
-
-
-def unique_by_owner(
-    ids: tf.Tensor, owners: tf.Tensor, ranks: int, modulo: bool = False
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """The same of one table: (distinct ids [u] int64; splits [ranks + 1] int64; places [n] int64). owners: [buckets]
-    int64, see `Owners`."""
-    distinct, splits, places = _unique(ids, owners, ranks, modulo, np.zeros(0, np.int64))
-    return distinct, splits[:-1], places
-
-
-def _unique(
-    ids: tf.Tensor, owners: tf.Tensor, ranks: int, modulo: bool, common: np.ndarray
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    count = tf.size(owners)
-    good = tf.reduce_all((owners >= 0) & (owners < ranks))
-    power = tf.equal(tf.bitwise.bitwise_and(count, count - 1), 0) & (count > 0)
-    checks = [
-        tf.debugging.Assert(power, ["owners: a power of two of buckets is wanted, not", count]),
-        tf.debugging.Assert(good, [f"owners: a bucket is given to a rank that is not among {ranks}", owners]),
-    ]
-    with tf.control_dependencies([check for check in checks if check is not None]):
-        distinct, places = tf.unique(ids, out_idx=tf.int64)
-    hashes = splitmix64(tf.cast(distinct, tf.uint64))
-    buckets = tf.cast(count, tf.int64)
-    # the first log2(buckets) bits of 32 that are enough for any number of buckets
-    upper = tf.cast(tf.bitwise.right_shift(hashes, tf.constant(32, tf.uint64)), tf.int64)
-    of_hash = tf.bitwise.right_shift(upper * buckets, tf.constant(32, tf.int64))
-    owner = tf.gather(owners, tf.bitwise.bitwise_and(distinct, buckets - 1) if modulo else of_hash)
-    if len(common):
-        known = tf.constant(common, tf.int64)
-        place = tf.minimum(tf.searchsorted(known, distinct), len(common) - 1)
-        owner = tf.where(tf.equal(tf.gather(known, place), distinct), tf.constant(ranks, tf.int64), owner)
-    group = tf.cast(tf.bitwise.right_shift(hashes, tf.constant(64 - GROUP_BITS, tf.uint64)), tf.int64)
-    group = tf.where(tf.size(ids) <= FEW_IDS, tf.zeros_like(group), group)
-    order = tf.argsort(owner * (1 << GROUP_BITS) + group, stable=True)
-    splits = tf.cumsum(tf.math.bincount(tf.cast(owner, tf.int32), minlength=ranks + 1, dtype=tf.int64))
-    moved = tf.math.invert_permutation(tf.cast(order, tf.int64))
-    return tf.gather(distinct, order), tf.concat([[0], splits], 0), tf.gather(moved, places)
 
 
 def pack(
@@ -161,12 +81,18 @@ def unpack(received: tf.Tensor, streams: Sequence[Stream], sizes: tf.Tensor) -> 
 
 
 def merge(
-    rows: Sequence[tf.Tensor], received: tf.Tensor, streams: Sequence[Stream], sizes: tf.Tensor, own: Own
+    rows: Sequence[tf.Tensor],
+    splits: Sequence[tf.Tensor | None],
+    received: tf.Tensor,
+    streams: Sequence[Stream],
+    sizes: tf.Tensor,
+    own: Own,
 ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
     """What came for each stream, summed by row: its distinct rows [u] int64, in an order that `rows` alone decides, and
     their sums [u, width] float32, in the order of ranks. rows: [n] int64 of each stream, whose gradients these are, in
-    the order of ranks. received: [n, unit] as packed; sizes: [streams, ranks] int64: how many rows of each are whose;
-    own: what of it did not travel.
+    the order of ranks; splits: [gradients + 1] int64, where the rows of each gradient begin and the last one's end, or
+    None: it is of one row. received: [n, unit] as packed; sizes: [streams, ranks] int64: how many gradients of each are
+    whose; own: what of it did not travel.
 
     Raises:
       tf.errors.InvalidArgumentError: sizes do not cover what was received or the rows, or `own` has no such rows.
@@ -179,12 +105,27 @@ def merge(
     for s, (stream, piece) in enumerate(zip(streams, pieces, strict=True)):
         if own.piece_of[s] >= 0:
             piece = _inserted(piece, _own_rows(own, s, stream, sizes), tf.reduce_sum(sizes[s, : own.rank]))
+        of_stream, checks = splits[s], []
+        if of_stream is not None:
+            checks = [_covers(s, of_stream, rows[s]), _as_many(s, tf.size(of_stream) - 1, piece)]
+            with tf.control_dependencies([check for check in checks if check is not None]):
+                piece = tf.gather(piece, rows_of_ids(of_stream))
         found, places = tf.unique(rows[s], out_idx=tf.int64)
-        told = tf.debugging.Assert(tf.equal(tf.size(rows[s]), tf.shape(piece)[0]), [f"stream {s}: rows and gradients"])
+        told = _as_many(s, tf.size(rows[s]), piece)
         with tf.control_dependencies([] if told is None else [told]):
             sums.append(tf.math.unsorted_segment_sum(piece, places, tf.size(found)))
         distinct.append(found)
     return distinct, sums
+
+
+def _covers(s: int, splits: tf.Tensor, rows: tf.Tensor) -> tf.Operation | None:
+    good = tf.equal(splits[0], 0) & tf.equal(splits[-1], tf.size(rows, tf.int64))
+    good &= tf.reduce_all(splits[1:] >= splits[:-1])
+    return tf.debugging.Assert(good, [f"stream {s}: splits must rise from 0 to the number of rows", splits])
+
+
+def _as_many(s: int, rows: tf.Tensor, gradients: tf.Tensor) -> tf.Operation | None:
+    return tf.debugging.Assert(tf.equal(rows, tf.shape(gradients)[0]), [f"stream {s}: rows and gradients"])
 
 
 def _own_rows(own: Own, s: int, stream: Stream, sizes: tf.Tensor) -> tf.Tensor:
@@ -202,12 +143,25 @@ def _inserted(rows: tf.Tensor, others: tf.Tensor, at: tf.Tensor) -> tf.Tensor:
 
 def arrived_ids(
     received: tf.Tensor, sizes: tf.Tensor, numberings: Sequence[Numbering]
-) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-    """The ids that came, [n, 1] or [n, 2] as `distinct_by_owner` has them, stream by stream as numbers of rows [n_s]
-    int64; and how often each came [n_s], if that is told, else nothing [0]. sizes: [streams, ranks] int64."""
+) -> tuple[list[tf.Tensor], list[tf.Tensor], list[tf.Tensor | None]]:
+    """The ids that came, [n, 1] or [n, 2] as `Requests` has them, stream by stream: as numbers of rows [n_s] int64; how
+    often each came [n_s], if that is told, else nothing [0]; and of those that join ids, where each request's begin and
+    the last one's end, [requests + 1] int64. sizes: [streams, ranks] int64, of ids.
+
+    Raises:
+      tf.errors.InvalidArgumentError: sizes do not cover what was received, or a rank does not hold an id.
+    """
     of_streams = tf.split(_by_stream(received, sizes), tf.reduce_sum(sizes, 1), num=len(numberings))
-    rows = [numbered(numbering, piece[:, 0]) for numbering, piece in zip(numberings, of_streams, strict=True)]
-    return rows, [tf.reshape(piece[:, 1:], [-1]) for piece in of_streams]
+    rows, splits = [], []
+    for numbering, piece in zip(numberings, of_streams, strict=True):
+        ids, begins = piece[:, 0], None
+        if numbering.joins:
+            first = tf.equal(tf.bitwise.bitwise_and(ids, JOINS), 0)
+            begins = tf.concat([tf.where(first)[:, 0], [tf.size(ids, tf.int64)]], 0)
+            ids = tf.bitwise.bitwise_and(ids, JOINS - 1)
+        rows.append(numbered(numbering, ids))
+        splits.append(begins)
+    return rows, [tf.reshape(piece[:, 1:], [-1]) for piece in of_streams], splits
 
 
 def numbered(numbering: Numbering, ids: tf.Tensor) -> tf.Tensor:
@@ -318,17 +272,6 @@ def checks_of_places(bag: Bag, count: tf.Tensor) -> list[tf.Operation]:
     checks = [tf.debugging.Assert(inside, [message, count])]
     checks += [*checks_of([replace(bag, table=0)], [None]), *checks_of_splits(bag)]
     return [check for check in checks if check is not None]
-
-
-def checks_of_splits(bag: Bag) -> list[tf.Operation]:
-    """An assertion that a bag's splits rise from 0 to the number of its ids."""
-    if bag.splits is None:
-        return []
-    good = tf.reduce_all(bag.splits[1:] >= bag.splits[:-1])
-    good &= tf.equal(bag.splits[0], 0) & tf.equal(bag.splits[-1], tf.size(bag.ids, tf.int64))
-    message = f"feature {bag.name}: row_splits must rise from 0 to the number of ids"
-    check = tf.debugging.Assert(good, [message, bag.splits], summarize=8)
-    return [] if check is None else [check]
 
 
 def _units(streams: Sequence[Stream], unit: int) -> tf.Tensor:

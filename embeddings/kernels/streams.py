@@ -8,7 +8,11 @@ from typing import Literal
 
 import numpy as np
 
+from embeddings.kernels.group import Bag
 from foundation.tf import tf
+
+JOINS = 1 << 62  # on an id as it travels: the request of the id before it asks for it too
+ID_BYTES = 8
 
 
 @dataclass(frozen=True)
@@ -34,13 +38,31 @@ class Owners:
 
 
 @dataclass(frozen=True, eq=False)
+class Requests:
+    """What an exchange asks for, of several tables. A request is what one vector answers: an id, or the ids of a bag
+    that one rank holds, whose rows are then summed there.
+
+    sent: of each table its ids [n, 1] int64, rank by rank, those that are common last, with JOINS those that belong to
+    the request of the id before; or counted [n, 2], and how often each came. id_splits, splits: [tables, ranks + 2]
+    int64: where each rank's ids and requests begin, the common ones do, and these end. bags: as they were given, over
+    places among their table's requests."""
+
+    sent: list[tf.Tensor]
+    id_splits: tf.Tensor
+    splits: tf.Tensor
+    bags: list[Bag]
+
+
+@dataclass(frozen=True, eq=False)
 class Numbering:
-    """How ids become numbers of rows. by "ids": they are. "buckets": `known` [buckets] int64, a power of two of them,
-    says where the rows of the ids that are equal modulo their number begin, which are in the order of ids. "places":
-    where they stand in `known` [n] int64, which rises."""
+    """How ids become numbers of rows, once they are rid of JOINS where `joins` says that several may be one request. by
+    "ids": they are. "buckets": `known` [buckets] int64, a power of two of them, says where the rows of the ids that are
+    equal modulo their number begin, which are in the order of ids. "places": where they stand in `known` [n] int64,
+    which rises."""
 
     by: Literal["ids", "buckets", "places"]
     known: np.ndarray
+    joins: bool = False
 
 
 AS_THEY_ARE = Numbering("ids", np.zeros(0, np.int64))

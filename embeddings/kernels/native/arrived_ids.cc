@@ -5,6 +5,7 @@
 #include "tensorflow/core/framework/shape_inference.h"
 
 #include "blocks.h"
+#include "owner_pooling.h"
 
 namespace headrace {
 
@@ -15,8 +16,9 @@ using tensorflow::Tensor;
 using tensorflow::TensorShape;
 namespace errors = tensorflow::errors;
 
-// received: [n, 1] ids, or [n, 2] and how often each came; rank by rank, within a rank stream by stream. How a stream's
-// ids become rows: "ids": as they are; "buckets": `known` [2^k] is where the rows of the ids with equal last k bits begin,
+// received: [n, 1] ids, or [n, 2] and how often each came; rank by rank, within a rank stream by stream. splits: where
+// `joins` says that ids with kJoins belong to the request of the id before, where each request begins and the last one's
+// end; of other streams nothing. How a stream's ids become rows: "ids": as they are; "buckets": `known` [2^k] is where the rows of the ids with equal last k bits begin,
 // in the order of ids; "places": where they stand in `known`, which rises.
 REGISTER_OP("HeadraceArrivedIds")
     .Input("received: int64")
@@ -24,7 +26,9 @@ REGISTER_OP("HeadraceArrivedIds")
     .Input("known: S * int64")
     .Output("rows: S * int64")
     .Output("counts: S * int64")
+    .Output("splits: S * int64")
     .Attr("S: int >= 1")
+    .Attr("joins: list(bool)")
     .Attr("numbered_by: list({'ids', 'buckets', 'places'})")
     .SetShapeFn(tensorflow::shape_inference::UnknownShape);
 
@@ -33,8 +37,9 @@ class ArrivedIdsOp : public OpKernel {
   explicit ArrivedIdsOp(OpKernelConstruction* context) : OpKernel(context) {
     OP_REQUIRES_OK(context, context->GetAttr("S", &streams_));
     OP_REQUIRES_OK(context, context->GetAttr("numbered_by", &numbered_by_));
-    OP_REQUIRES(context, static_cast<int64_t>(numbered_by_.size()) == streams_,
-                errors::InvalidArgument("numbered_by: one for each stream is wanted"));
+    OP_REQUIRES_OK(context, context->GetAttr("joins", &joins_));
+    OP_REQUIRES(context, static_cast<int64_t>(numbered_by_.size()) == streams_ && joins_.size() == numbered_by_.size(),
+                errors::InvalidArgument("numbered_by and joins: one for each stream is wanted"));
   }
 
   void Compute(OpKernelContext* context) override {
@@ -58,12 +63,26 @@ class ArrivedIdsOp : public OpKernel {
       counts[s] = width == 2 ? came->flat<int64_t>().data() : nullptr;
     }
     OP_REQUIRES(context, total == received.dim_size(0), Uncovered(received, sizes));
+    std::vector<int64_t*> splits;
+    OP_REQUIRES_OK(context, NewSplits(context, &splits));
+    std::vector<int64_t> at(streams_, 0);
     const int64_t* from = received.flat<int64_t>().data();
     for (int64_t r = 0; r < ranks; ++r) {
       for (int64_t s = 0; s < streams_; ++s) {
         const int64_t count = size(s, r);
         if (count == 0) continue;
-        OP_REQUIRES_OK(context, Number(s, context->input(2 + s), from, count, width, rows[s]));
+        const int64_t* ids = from;
+        int64_t stride = width;
+        if (splits[s] != nullptr) {  // without their marks they stand where rows will
+          for (int64_t i = 0; i < count; ++i) {
+            if (!(from[i * width] & kJoins)) *splits[s]++ = at[s] + i;
+            rows[s][i] = from[i * width] & ~kJoins;
+          }
+          ids = rows[s];
+          stride = 1;
+        }
+        OP_REQUIRES_OK(context, Number(s, context->input(2 + s), ids, count, stride, rows[s]));
+        at[s] += count;
         if (width == 2) {
           for (int64_t i = 0; i < count; ++i) counts[s][i] = from[i * 2 + 1];
           counts[s] += count;
@@ -72,9 +91,37 @@ class ArrivedIdsOp : public OpKernel {
         from += count * width;
       }
     }
+    for (int64_t s = 0; s < streams_; ++s) {
+      if (splits[s] != nullptr) *splits[s] = at[s];
+    }
   }
 
  private:
+  // Of each stream that joins ids, the output that says where its requests begin; of others null.
+  tensorflow::Status NewSplits(OpKernelContext* context, std::vector<int64_t*>* splits) const {
+    const Tensor &received = context->input(0), &sizes = context->input(1);
+    const int64_t width = received.dim_size(1);
+    std::vector<int64_t> requests(streams_, 0);
+    const int64_t* from = received.flat<int64_t>().data();
+    for (int64_t r = 0; r < sizes.dim_size(1); ++r) {
+      for (int64_t s = 0; s < streams_; ++s) {
+        const int64_t count = sizes.matrix<int64_t>()(s, r);
+        if (joins_[s]) {
+          if (count > 0 && (*from & kJoins)) return errors::InvalidArgument("stream ", s, ": a request without a first id");
+          for (int64_t i = 0; i < count; ++i) requests[s] += !(from[i * width] & kJoins);
+        }
+        from += count * width;
+      }
+    }
+    for (int64_t s = 0; s < streams_; ++s) {
+      Tensor* of_stream;
+      const TensorShape shape({joins_[s] ? requests[s] + 1 : 0});
+      TF_RETURN_IF_ERROR(context->allocate_output(2 * streams_ + s, shape, &of_stream));
+      splits->push_back(joins_[s] ? of_stream->flat<int64_t>().data() : nullptr);
+    }
+    return tensorflow::OkStatus();
+  }
+
   tensorflow::Status Number(int64_t stream, const Tensor& known, const int64_t* ids, int64_t count, int64_t stride,
                             int64_t* rows) const {
     const int64_t* const begin = known.flat<int64_t>().data();
@@ -103,6 +150,7 @@ class ArrivedIdsOp : public OpKernel {
 
   int64_t streams_;
   std::vector<std::string> numbered_by_;
+  std::vector<bool> joins_;
 };
 
 REGISTER_KERNEL_BUILDER(Name("HeadraceArrivedIds").Device(tensorflow::DEVICE_CPU), ArrivedIdsOp);

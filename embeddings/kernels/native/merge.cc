@@ -23,10 +23,11 @@ namespace errors = tensorflow::errors;
 
 // received: as packed; of stream s `sizes[s, r]` rows came from rank r. Those from `rank` itself did not travel where
 // `own_of[s]` >= 0: they are rows of that `own`, from `own_starts[s]` on, the stream's columns. rows: of each stream, whose
-// gradients these are, in the order of ranks. distinct: each of them once, in an order that `rows` alone decides; sums:
+// gradients these are, in the order of ranks; with splits, each gradient's rows are those between two of them. distinct: each of them once, in an order that `rows` alone decides; sums:
 // [distinct, width], in the order of ranks.
 REGISTER_OP("HeadraceMerge")
     .Input("rows: S * int64")
+    .Input("splits: S * int64")
     .Input("received: Wire")
     .Input("sizes: int64")
     .Input("own: P * float")
@@ -125,14 +126,15 @@ class MergeOp : public OpKernel {
     pool->ParallelFor(parts.size(), cost_of_part, [&](int64_t begin, int64_t end) {
       for (int64_t p = begin; p < end; ++p) {
         const int64_t s = parts[p].of;
-        const int64_t* place = places[s].get();
+        const int64_t* const splits = SplitsOf(context, s);
+        int64_t first = 0;
         for (const Block& block : blocks[s]) {
           if (block.own != nullptr) {
-            Sum(block.own, block, place, parts[p], streams_.widths[s], sums[s], seen[s].get());
+            Sum(block.own, block, first, splits, places[s].get(), parts[p], streams_.widths[s], sums[s], seen[s].get());
           } else {
-            Sum(block.from, block, place, parts[p], streams_.widths[s], sums[s], seen[s].get());
+            Sum(block.from, block, first, splits, places[s].get(), parts[p], streams_.widths[s], sums[s], seen[s].get());
           }
-          place += block.count;
+          first += block.count;
         }
       }
     });
@@ -154,8 +156,8 @@ class MergeOp : public OpKernel {
 
   tensorflow::Status FindBlocks(OpKernelContext* context, std::vector<std::vector<Block>>* blocks) const {
     const int64_t streams = streams_.count();
-    const Tensor &received = context->input(streams), &sizes = context->input(streams + 1);
-    const Tensor& own_starts = context->input(streams + 2 + owns_);
+    const Tensor &received = context->input(2 * streams), &sizes = context->input(2 * streams + 1);
+    const Tensor& own_starts = context->input(2 * streams + 2 + owns_);
     TF_RETURN_IF_ERROR(CheckBlocks("sizes", sizes, streams));
     if (own_starts.NumElements() != streams) return errors::InvalidArgument("own_starts: one for each stream is wanted");
     const auto size = sizes.matrix<int64_t>();
@@ -166,7 +168,7 @@ class MergeOp : public OpKernel {
         const int64_t count = size(s, r), width = streams_.widths[s];
         if (count == 0) continue;
         if (r == rank_ && own_of_[s] >= 0) {
-          const Tensor& own = context->input(streams + 2 + own_of_[s]);
+          const Tensor& own = context->input(2 * streams + 2 + own_of_[s]);
           const int64_t first = own_starts.flat<int64_t>()(s), column = streams_.first_columns[s];
           if (own.dims() != 2 || own.dim_size(1) < column + width || first < 0 || count > own.dim_size(0) - first) {
             return errors::InvalidArgument("stream ", s, ": rows ", first, " and on, ", count, " of them, ", column + width,
@@ -186,26 +188,44 @@ class MergeOp : public OpKernel {
     for (int64_t s = 0; s < streams; ++s) {
       int64_t count = 0;
       for (const Block& block : (*blocks)[s]) count += block.count;
-      if (count != context->input(s).NumElements()) {
-        return errors::InvalidArgument("stream ", s, ": ", context->input(s).NumElements(), " rows, and gradients of ", count);
+      const int64_t rows = context->input(s).NumElements();
+      const int64_t* const splits = SplitsOf(context, s);
+      const int64_t wanted = splits ? context->input(streams + s).NumElements() - 1 : rows;
+      if (count != wanted) {
+        return errors::InvalidArgument("stream ", s, ": ", wanted, " rows or bags of them, and ", count, " gradients");
       }
+      bool good = splits == nullptr || (splits[0] == 0 && splits[count] == rows);
+      for (int64_t i = 0; splits && i < count; ++i) good &= splits[i] <= splits[i + 1];
+      if (!good) return errors::InvalidArgument("stream ", s, ": splits must rise from 0 to the number of rows, ", rows);
     }
     return tensorflow::OkStatus();
   }
 
+  // [gradients + 1] of a stream; null: each gradient is of one row.
+  const int64_t* SplitsOf(OpKernelContext* context, int64_t stream) const {
+    const Tensor& splits = context->input(streams_.count() + stream);
+    return splits.NumElements() ? splits.flat<int64_t>().data() : nullptr;
+  }
+
+  // Adds a block's gradients, of which the first is the stream's `first`-th, to the sums of their rows.
   template <typename From>
-  static void Sum(const From* from, const Block& block, const int64_t* places, const SummedRows& part, int64_t width,
-                  float* sums, uint8_t* seen) {
+  static void Sum(const From* from, const Block& block, int64_t first, const int64_t* splits, const int64_t* places,
+                  const SummedRows& part, int64_t width, float* sums, uint8_t* seen) {
     const int64_t ahead = Ahead(width * sizeof(float));
+    const int64_t last = splits ? splits[first + block.count] : first + block.count;
     for (int64_t i = 0; i < block.count; ++i) {
-      if (i + ahead < block.count) FetchForWriting(sums + places[i + ahead] * width, width * sizeof(float));
-      const int64_t row = places[i];
-      if (static_cast<uint64_t>(row - part.first) >= static_cast<uint64_t>(part.count)) continue;
-      if (seen[row]) {
-        AddTo(sums + row * width, from + i * block.stride, 1.0f, width);
-      } else {
-        PutTo(sums + row * width, from + i * block.stride, 1.0f, width);
-        seen[row] = 1;
+      const From* const gradient = from + i * block.stride;
+      const int64_t begin = splits ? splits[first + i] : first + i, end = splits ? splits[first + i + 1] : begin + 1;
+      for (int64_t at = begin; at < end; ++at) {
+        if (at + ahead < last) FetchForWriting(sums + places[at + ahead] * width, width * sizeof(float));
+        const int64_t row = places[at];
+        if (static_cast<uint64_t>(row - part.first) >= static_cast<uint64_t>(part.count)) continue;
+        if (seen[row]) {
+          AddTo(sums + row * width, gradient, 1.0f, width);
+        } else {
+          PutTo(sums + row * width, gradient, 1.0f, width);
+          seen[row] = 1;
+        }
       }
     }
   }

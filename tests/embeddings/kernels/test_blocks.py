@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from embeddings.kernels import compiled, kernels, reference
 from embeddings.kernels.group import Bag
-from embeddings.kernels.streams import AS_THEY_ARE, Numbering, Own, Stream
+from embeddings.kernels.streams import AS_THEY_ARE, JOINS, Numbering, Own, Stream
 from foundation.tf import tf
 
 WHICH = {"kernel": kernels(), "twin": reference}
@@ -97,14 +97,19 @@ def test_what_came_is_summed_by_row_and_a_ranks_own_need_not_travel(layout, wire
     own = Own(
         rank, tables, [t.table if s else -1 for t, s in zip(streams, stays, strict=True)], _int64(starts[:, rank])
     )
-    rows = [rng.integers(0, 6, size.sum()) for size in sizes]
-    results = [which.merge(list(map(_int64, rows)), payload, streams, _int64(sizes), own) for which in WHICH.values()]
+    lengths = [rng.integers(1, 4, size.sum()) if s % 2 else np.ones(size.sum(), int) for s, size in enumerate(sizes)]
+    rows = [rng.integers(0, 6, of_stream.sum()) for of_stream in lengths]
+    splits = [_int64(np.cumsum([0, *of_stream])) if s % 2 else None for s, of_stream in enumerate(lengths)]
+    results = [
+        which.merge(list(map(_int64, rows)), splits, payload, streams, _int64(sizes), own) for which in WHICH.values()
+    ]
     whole = reference.unpack(_packed(reference, tables, layout, wire), streams, _int64(sizes))
     for s, (stream, came, size) in enumerate(zip(streams, whole, sizes, strict=True)):
         exact = came.numpy()
         if stays[s]:  # not rounded
             mine = tables[stream.table].numpy()[starts[s, rank] :, stream.first_column :][: size[rank], : stream.width]
             exact[size[:rank].sum() :][: size[rank]] = mine
+        exact = np.repeat(exact, lengths[s], axis=0)
         for distinct, sums in results:
             assert sorted(distinct[s].numpy()) == sorted(set(rows[s]))
             wanted = np.array([exact[rows[s] == row].sum(0) for row in distinct[s].numpy()])
@@ -118,7 +123,17 @@ def test_what_came_is_summed_by_row_and_a_ranks_own_need_not_travel(layout, wire
 def test_rows_whose_gradients_are_not_there_are_refused(which, start, size, rows):
     own = Own(0, [tf.zeros([3, 2])], [0], _int64([start]))
     with pytest.raises(tf.errors.InvalidArgumentError):
-        WHICH[which].merge([_int64(range(rows))], tf.zeros([0, 2]), [Stream(0, 0, 2)], _int64([[size]]), own)
+        WHICH[which].merge([_int64(range(rows))], [None], tf.zeros([0, 2]), [Stream(0, 0, 2)], _int64([[size]]), own)
+
+
+@both
+@pytest.mark.parametrize("splits", [[0, 1, 2], [0, 2, 1, 3], [1, 2, 3, 3], [0, 1, 3]])
+def test_rows_that_gradients_do_not_cover_are_refused(which, splits):
+    own, streams = Own(0, [tf.zeros([3, 2])], [0], _int64([0])), [Stream(0, 0, 2)]
+    merge = WHICH[which].merge
+    assert merge([_int64(range(3))], [_int64([0, 0, 2, 3])], tf.zeros([0, 2]), streams, _int64([[3]]), own)
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        merge([_int64(range(3))], [_int64(splits)], tf.zeros([0, 2]), streams, _int64([[3]]), own)
 
 
 @settings(deadline=None, max_examples=30)
@@ -217,10 +232,40 @@ def test_ids_that_came_become_rows(counts, counted, seed):
     wanted[1] = numberings[1].known[wanted[1] % 8] + wanted[1] // 8
     wanted[2] = np.searchsorted(known, wanted[2])
     results = [which.arrived_ids(_int64(received), _int64(sizes), numberings) for which in WHICH.values()]
-    for rows, came in results:
+    for rows, came, splits in results:
+        assert splits == [None] * 3
         assert all(np.array_equal(mine, theirs) for mine, theirs in zip(rows, wanted, strict=True))
         assert [len(each) for each in came] == [count if counted else 0 for count in counts]
         assert all(np.array_equal(a, b) for a, b in zip(came, results[0][1], strict=True))
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 3), st.booleans(), st.integers(0, 99))
+def test_ids_that_are_asked_for_together_come_as_bags_of_rows(ranks, counted, seed):
+    rng = np.random.default_rng(seed)
+    known = rng.integers(0, 90, 8)
+    numberings = [Numbering("buckets", known, joins=True), AS_THEY_ARE, Numbering("ids", known, joins=True)]
+    requests = [[rng.integers(1, 5, rng.integers(0, 6)) for _ in range(3)] for _ in range(ranks)]
+    sizes = np.array(
+        [[requests[r][s].sum() if s != 1 else len(requests[r][1]) for r in range(ranks)] for s in range(3)]
+    )
+    blocks = [[rng.integers(0, 200, sizes[s, r]) for s in range(3)] for r in range(ranks)]
+    marked = []
+    for r in range(ranks):
+        for s in range(3):
+            begins = np.zeros(sizes[s, r], bool)
+            begins[np.cumsum([0, *requests[r][s]])[:-1] if s != 1 else slice(None)] = True
+            marked.append(np.where(begins, blocks[r][s], blocks[r][s] | JOINS))
+    received = np.stack([np.concatenate(marked), np.ones(sizes.sum(), np.int64)], 1)[:, : 1 + counted]
+    for which in WHICH.values():
+        rows, came, splits = which.arrived_ids(_int64(received), _int64(sizes), numberings)
+        wanted = [np.concatenate([blocks[r][s] for r in range(ranks)]) for s in range(3)]
+        wanted[0] = known[wanted[0] % 8] + wanted[0] // 8
+        assert all(np.array_equal(mine, theirs) for mine, theirs in zip(rows, wanted, strict=True))
+        assert [len(each) for each in came] == [size.sum() if counted else 0 for size in sizes]
+        assert splits[1] is None
+        for s in (0, 2):
+            assert np.array_equal(splits[s], np.cumsum([0, *np.concatenate([requests[r][s] for r in range(ranks)])]))
 
 
 @both

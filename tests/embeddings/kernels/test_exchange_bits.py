@@ -24,22 +24,27 @@ def bag(table, combiner, rows):
     ids = tf.constant(rng.zipf(1.3, rows * 10) % 5000)
     splits = tf.range(rows + 1, dtype=tf.int64) * 10 if combiner else None
     return Bag("f", table, ids, splits, None, combiner)
-bags = [bag(0, "mean", 6000), bag(1, None, 4000), bag(0, None, 2000), bag(1, "sqrtn", 3000)]
-distinct, splits, places = kernels().distinct_by_owner(bags, tables, 3, True)
-bags = [Bag("f", b.table, p, b.splits, None, b.combiner) for b, p in zip(bags, places)]
+bags = [bag(0, "mean", 6000), bag(1, None, 4000), bag(0, None, 2000), bag(1, None, 3000)]
+spread = tf.constant(rng.integers(0, 5000, 60_000))
+bags.append(Bag("f", 0, spread, tf.range(101, dtype=tf.int64) * 600, None, "sqrtn"))  # pooled at its owners
+asked = kernels().requests(bags, tables, 3, True, [640, 96])
+distinct, splits, places, bags = asked.sent, asked.splits, [b.ids for b in asked.bags], asked.bags
+assert (asked.id_splits.numpy() > splits.numpy()).any()
 streams, dims = [Stream(0, 0, 16), Stream(1, 0, 24)], [16, 24]
 starts, sizes = splits[:, :3], splits[:, 1:4] - splits[:, :3]
-vectors = [tf.constant(rng.normal(size=(len(d), dim)), tf.float32) for d, dim in zip(distinct, dims)]
+vectors = [tf.constant(rng.normal(size=(d, dim)), tf.float32) for d, dim in zip(splits[:, -1].numpy(), dims)]
 sent = kernels().pack(vectors, [0, 1], streams, starts, sizes, 8, tf.bfloat16)
 outputs = kernels().pool(sent, {}, 0, streams, starts, sizes, dims, bags)
 gradients = [tf.constant(rng.normal(size=o.shape), tf.float32) for o in outputs]
 sums = kernels().sums(bags, gradients, splits[:, -1], dims)
 back = kernels().pack(sums, [0, 1], streams, starts, sizes, 8, tf.bfloat16, stochastic=True)
 came = kernels().unpack(back, streams, sizes)
-rows = [tf.constant(rng.zipf(1.3, len(c)) % 5000) for c in came]
+rows = [tf.constant(rng.zipf(1.3, 3 * len(came[0])) % 5000), tf.constant(rng.zipf(1.3, len(came[1])) % 5000)]
+cuts = [tf.range(len(came[0]) + 1, dtype=tf.int64) * 3, None]
 own = Own(1, [tf.zeros([0, 0])], [-1, -1], tf.zeros([2], tf.int64))
-merged = [each for of_kind in kernels().merge(rows, back, streams, sizes, own) for each in of_kind]
-arrays = [*distinct, splits, *places, tf.bitcast(sent, tf.uint16), *outputs, *sums, *came, *merged]
+merged = [each for of_kind in kernels().merge(rows, cuts, back, streams, sizes, own) for each in of_kind]
+cut = [b.splits for b in bags if b.splits is not None]
+arrays = [*distinct, splits, *places, *cut, tf.bitcast(sent, tf.uint16), *outputs, *sums, *came, *merged]
 print(hashlib.blake2b(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays)).hexdigest())
 """
 

@@ -9,8 +9,16 @@ from embeddings.sharding import KINDS
 from tests.embeddings.sharding.groups import run_group
 
 PROGRAM = Path(__file__).parent / "training_program.py"
-COVERING = ["table_wise+ahead", "column_wise", "hot_cold+dynamic", "row_wise+rejecting", "data_parallel+dynamic"]
-EVERYTHING = [*KINDS, *(f"{kind}+{how}" for kind in KINDS for how in ("dynamic", "rejecting", "ahead"))]
+COVERING = [
+    "table_wise+ahead",
+    "column_wise+pooled",
+    "hot_cold+dynamic",
+    "row_wise+rejecting",
+    "row_wise+pooled",
+    "hot_cold+pooled",
+    "data_parallel+dynamic",
+]
+EVERYTHING = [*KINDS, *(f"{kind}+{how}" for kind in KINDS for how in ("dynamic", "rejecting", "ahead", "pooled"))]
 EVERYTHING.remove("hot_cold+rejecting")  # is refused
 RTOL = 1e-5
 
@@ -52,7 +60,7 @@ def test_two_ranks_train_what_one_does(folder):
 @pytest.mark.parametrize(
     ("devices", "scenarios"),
     [
-        (2, ["table_wise+dynamic", "hot_cold"]),
+        (2, ["table_wise+dynamic", "hot_cold+pooled"]),
         pytest.param(4, ["row_wise+rejecting", "column_wise"], marks=pytest.mark.long),
     ],
 )

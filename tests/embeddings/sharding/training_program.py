@@ -3,7 +3,8 @@
     python training_program.py OUT STEPS SCENARIO...     under TF_CONFIG, or alone, or of HEADRACE_DEVICES replicas
 
 A scenario is a sharding type, then perhaps "+dynamic", "+rejecting", a dynamic table that admits by frequency,
-"+ahead", each step begun before the one before is taken, or "+broken", an exchange that mixes up rows.
+"+ahead", each step begun before the one before is taken, "+pooled", bags that owners pool, or "+broken", an exchange
+that mixes up rows.
 """
 
 import os
@@ -66,11 +67,12 @@ def _plan(kind, tables, ranks):
     return ShardingPlan(ranks, chosen)
 
 
-def _batch(k, rank, size):
-    """This rank's slice of global batch k."""
+def _batch(k, rank, size, pooled):
+    """This rank's slice of global batch k. pooled: long bags of ids that hardly repeat."""
     rng = np.random.default_rng(k)
-    lengths = rng.integers(0, 5, BATCH)
-    history = np.minimum(rng.zipf(1.3, lengths.sum()), ROWS) - 1
+    lengths = rng.integers(0, 30 if pooled else 5, BATCH)
+    drawn = rng.integers(1, ROWS + 1, lengths.sum()) if pooled else rng.zipf(1.3, lengths.sum())
+    history = np.minimum(drawn, ROWS) - 1
     item = np.minimum(rng.zipf(1.2, BATCH), ROWS) - 1
     other, weights = rng.integers(0, SECOND_ROWS, (BATCH, 3)), rng.uniform(0.5, 2, (BATCH, 3)).astype(np.float32)
     label = rng.normal(size=BATCH).astype(np.float32)
@@ -84,12 +86,12 @@ def _batch(k, rank, size):
     return inputs, tf.constant(label[rows])
 
 
-def _batches(strategy, steps):
+def _batches(strategy, steps, pooled):
     """What the strategy gives its step, from each of its ranks' slices."""
     communicator = strategy.communicator
 
     def of_rank(rank):
-        return (_batch(k, rank, communicator.size) for k in range(steps))
+        return (_batch(k, rank, communicator.size, pooled) for k in range(steps))
 
     return strategy.distribute([of_rank(rank) for rank in strategy.ranks])
 
@@ -148,10 +150,12 @@ def _train(strategy, scenario, steps):
     def step(batch):
         return strategy.run(one, batch)
 
-    batches = _batches(strategy, steps)
+    batches = _batches(strategy, steps, how == "pooled")
     if how == "ahead":
         batches = _ahead(batches, tf.function(lambda inputs: strategy.run(begin, inputs), reduce_retracing=True))
     losses = [float(step(batch)) for batch in batches]
+    if how == "pooled" and communicator.size > 1 and kind != "data_parallel":
+        assert layer.traffic()["distinct/first"] < 0.6, "owners pooled no bags"  # of ids that hardly repeat
 
     @tf.function
     def read():
