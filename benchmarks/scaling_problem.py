@@ -137,10 +137,10 @@ def draw_case(
 def planned_bytes(case: Case, sizes: Sizes) -> int:
     """Bytes that the planner expects all workers to send each other in a step, under the default plan."""
     tables, features = case.tables, case.features
-    ids = [sum(1 if f.bag is None else f.bag for f in features if f.table == table) for table in range(len(tables))]
-    lookups = [sum(f.table == table for f in features) for table in range(len(tables))]
     specs = tuple(
-        TableSpec(str(table), rows, sizes.dim, ids[table] / lookups[table], EXPONENT, features=lookups[table])
+        TableSpec(str(table), rows, sizes.dim, zipf_alpha=EXPONENT).looked_up_by(
+            [float(f.bag or 1) for f in features if f.table == table]
+        )
         for table, rows in enumerate(tables)
     )
     workload = Workload(specs, WORKERS * sizes.batch, Dense(parameters=case.dense_parameters))

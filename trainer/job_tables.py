@@ -100,6 +100,7 @@ def _tables(
     for name, parts in looked_up.items():
         ids = np.concatenate(parts)
         alpha = fitted_alpha(sizes[name], len(ids), len(np.unique(ids))) if len(ids) else 0.0
-        pooling = max(len(ids) / examples / len(parts), 1e-6)
-        tables.append(TableSpec(name, sizes[name], dim, pooling, alpha, OPTIMIZER, len(parts), precision))
+        factors = [max(len(part) / examples, 1e-6) for part in parts]
+        table = TableSpec(name, sizes[name], dim, zipf_alpha=alpha, optimizer=OPTIMIZER, precision=precision)
+        tables.append(table.looked_up_by(factors))
     return tuple(tables)

@@ -33,6 +33,7 @@ from embeddings.planner.loads import (
     Share,
     load_of,
 )
+from embeddings.planner.requests import Asked, asked_of
 from embeddings.planner.tables import BYTES_PER_FLOAT, TableSpec, Workload
 from embeddings.planner.topology import ClusterTopology
 from embeddings.planner.traffic import COUNT_BYTES, ID_BYTES, WireFormat, all_reduce_seconds, latency
@@ -129,12 +130,12 @@ class CostModel:
             everywhere[LAUNCH] += OPS_PER_POOLED_OUTPUT * table.features * self.topology.kernel_launch
         share = self._share if self.exchange == "distinct" else self._pooling_share
         if option.kind == "column_wise":
-            parts = {width: share(table, table.rows, 1.0, cold, width) for width in set(option.columns)}
+            parts = {width: share(table, option, table.rows, 1.0, cold, width) for width in set(option.columns)}
             link = self.topology.inter_host if self.topology.hosts > 1 else self.topology.intra_host
             coupled = self.coupled_bytes(table, cold, len(option.columns)) / link.speed
             return OptionCost(everywhere, {width: replace(part, coupled=coupled) for width, part in parts.items()})
         rows = -(-(table.rows - option.hot_rows) // owners)
-        part = share(table, rows, 1.0 / owners, cold, table.dim)
+        part = share(table, option, rows, 1.0 / owners, cold, table.dim)
         if owners < self.topology.ranks or owners == 1:
             return OptionCost(everywhere, {table.dim: part})
         everywhere[[LAUNCH, MEMORY, BYTES]] += part.launch, part.memory, part.bytes
@@ -175,7 +176,9 @@ class CostModel:
         everywhere[[OWNER_INTRA, ASKER_INTRA]] += within
         everywhere[[OWNER_INTER, ASKER_INTER]] += between
 
-    def _share(self, table: TableSpec, rows: int, share: float, demand: Demand, columns: int) -> Share:
+    def _share(
+        self, table: TableSpec, option: ShardingOption, rows: int, share: float, demand: Demand, columns: int
+    ) -> Share:
         """Of an owner that holds so many columns of so many rows, this share of those demanded, and answers with
         vectors of distinct ids."""
         seconds = self._update_seconds(table, demand.distinct_globally * share, columns)
@@ -185,10 +188,12 @@ class CostModel:
         asked, row = demand.distinct * share * ranks, FLOAT_BYTES * columns
         moved = asked * (_fetched(table.row_bytes(columns)) + 2 * row)  # looked up, sent on; gradients come back
         seconds += asked * self._seconds_per_id + moved * self._seconds_per_byte
-        ids, vectors = self.exchanged_bytes(table, demand, share, columns)
+        ids, vectors = self.exchanged_bytes(table, option, share, columns)
         return Share(table.bytes_of(rows, columns), launch, seconds, ids + 2 * vectors)
 
-    def _pooling_share(self, table: TableSpec, rows: int, share: float, demand: Demand, columns: int) -> Share:
+    def _pooling_share(
+        self, table: TableSpec, option: ShardingOption, rows: int, share: float, demand: Demand, columns: int
+    ) -> Share:
         """The same of an owner that looks up the whole batch and answers with pooled vectors. Ids are grouped twice:
         for the gradients of the lookup, and by the optimizer, which takes any gradient."""
         ids, ranks = demand.occurrences * self.topology.ranks * share, self.topology.ranks
@@ -196,16 +201,22 @@ class CostModel:
         seconds += 2 * ids * self._seconds_per_id
         seconds += self._pooling_bytes(table, ids, self.workload.batch_size, columns) * self._seconds_per_byte
         launch = (OPS_PER_SHARD + OPS_PER_FEATURE * table.features) * self.topology.kernel_launch
-        exchanged = 2 * self.exchanged_bytes(table, demand, share, columns)[1] if ranks > 1 else 0.0
+        exchanged = 2 * self.exchanged_bytes(table, option, share, columns)[1] if ranks > 1 else 0.0
         return Share(table.bytes_of(rows, columns), launch, seconds, exchanged)
 
-    def exchanged_bytes(self, table: TableSpec, demand: Demand, share: float, columns: int) -> tuple[float, float]:
+    def exchanged_bytes(
+        self, table: TableSpec, option: ShardingOption, share: float, columns: int
+    ) -> tuple[float, float]:
         """(ids, vectors) that a rank exchanges with an owner of this share of the rows; gradients are as many bytes as
         vectors."""
         if self.exchange == "pooled":
             return 0.0, self.examples * table.features * columns * self.vector_bytes
-        distinct = demand.distinct * share
-        return distinct * ID_BYTES, distinct * columns * self.vector_bytes
+        asked = self.asked(table, option, share, columns)
+        return asked.ids_of(share) * ID_BYTES, asked.vectors_of(share) * columns * self.vector_bytes
+
+    def asked(self, table: TableSpec, option: ShardingOption, share: float, columns: int) -> Asked:
+        """What a rank asks such owners for."""
+        return asked_of(table, self.examples, option.hot_rows, share, columns * self.vector_bytes)
 
     def coupled_bytes(self, table: TableSpec, demand: Demand, parts: int) -> float:
         """What an owner of some columns sends the owners of the others: of every row that came the sum of its

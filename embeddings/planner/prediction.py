@@ -95,7 +95,7 @@ def _sent(costs: CostModel, placements: Mapping[str, Placement]) -> dict[str, np
             replicated_ids += distinct * ID_BYTES
             replicated_gradients += distinct * table.dim * costs.vector_bytes
         for rank, share, columns in _owners(table, placement):
-            of_ids, of_vectors = costs.exchanged_bytes(table, cold, share, columns)
+            of_ids, of_vectors = costs.exchanged_bytes(table, placement.option, share, columns)
             squares[rank] += costs.coupled_bytes(table, cold, len(placement.option.columns) or 1)
             ids[rank] += of_ids
             vectors[rank] += of_vectors

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from embeddings.planner.documents import read_document
 from embeddings.planner.tables import SLOT_BYTES, Dense, TableSpec, Workload
@@ -16,7 +16,8 @@ from foundation.precision import Precision
 
 
 class _Table(Config):
-    """The keys of one table; what each means: `TableSpec`. copies: so many tables alike, named name.0, name.1, ..."""
+    """The keys of one table; what each means: `TableSpec`; in place of features and pooling_factor, pooling_factors may
+    say that of each feature. copies: so many tables alike, named name.0, name.1, ..."""
 
     name: str = Field(min_length=1)
     rows: int = Field(ge=1, le=2**40)
@@ -26,6 +27,7 @@ class _Table(Config):
     optimizer: str = "RowWiseAdagrad"
     features: int = Field(1, ge=1)
     precision: Precision = "float32"
+    pooling_factors: tuple[Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)], ...] = ()
     copies: int = Field(1, ge=1, le=100_000)
 
     @field_validator("optimizer")
@@ -35,10 +37,19 @@ class _Table(Config):
             raise ValueError(f"no optimizer '{optimizer}'; {nearest(optimizer, SLOT_BYTES)}")
         return optimizer
 
+    @model_validator(mode="after")
+    def _said_once(self) -> _Table:
+        if self.pooling_factors and self.model_fields_set & {"features", "pooling_factor"}:
+            raise ValueError(
+                "pooling_factors says how many features there are, and what each has: leave out the others"
+            )
+        return self
+
     def specs(self) -> list[TableSpec]:
-        keys = self.model_dump(exclude={"copies", "name"})
+        keys = self.model_dump(exclude={"copies", "name", "pooling_factors"})
         names = [self.name] if self.copies == 1 else [f"{self.name}.{copy}" for copy in range(self.copies)]
-        return [TableSpec(name=name, **keys) for name in names]
+        specs = [TableSpec(name=name, **keys) for name in names]
+        return [spec.looked_up_by(self.pooling_factors) for spec in specs] if self.pooling_factors else specs
 
 
 class _Workload(Config):

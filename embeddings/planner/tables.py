@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from embeddings.planner.zipf import BoundedZipf, zipf
 from foundation.precision import Precision
@@ -26,7 +26,8 @@ class TableSpec:
     """One table as the planner sees it.
 
     rows: of a dynamic table, as many as are expected. features: how many look it up; pooling_factor: ids that one of
-    them has in an example, on average. zipf_alpha: the k-th most frequent id comes with probability ~ k^-zipf_alpha; 0:
+    them has in an example, on average; pooling_factors: of each of them, where they differ: see `looked_up_by`.
+    zipf_alpha: the k-th most frequent id comes with probability ~ k^-zipf_alpha; 0:
     all alike. optimizer: a name in `SLOT_BYTES`.
     """
 
@@ -38,6 +39,17 @@ class TableSpec:
     optimizer: str = "RowWiseAdagrad"
     features: int = 1
     precision: Precision = "float32"
+    pooling_factors: tuple[float, ...] = ()
+
+    def looked_up_by(self, pooling_factors: Sequence[float]) -> TableSpec:
+        """The same table, looked up by features with these."""
+        mean = sum(pooling_factors) / len(pooling_factors)
+        return replace(self, pooling_factor=mean, features=len(pooling_factors), pooling_factors=tuple(pooling_factors))
+
+    @property
+    def factors(self) -> tuple[float, ...]:
+        """The pooling factor of each feature."""
+        return self.pooling_factors or (self.pooling_factor,) * self.features
 
     @property
     def law(self) -> BoundedZipf:

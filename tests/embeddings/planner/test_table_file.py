@@ -44,6 +44,13 @@ def test_tables_and_dense_layers_are_read(written):
     assert load_tables(written(dense_mlp=None)).dense.layers == 0
 
 
+def test_features_of_one_table_may_have_pooling_factors_of_their_own(written):
+    (table,) = load_tables(written({"pooling_factors": [1, 10]})).tables
+    assert (table.features, table.factors, table.ids_per_example) == (2, (1, 10), 11)
+    (alike,) = load_tables(written({"pooling_factor": 3, "features": 2})).tables
+    assert alike.factors == (3, 3)
+
+
 @pytest.mark.parametrize(
     ("optimizer", "slots"), [("SGD", 0), ("RowWiseAdagrad", 4), ("Adagrad", 64), ("Adam", 128), ("FTRL", 128)]
 )
@@ -67,6 +74,8 @@ def test_bytes_of_rows_and_slots(written, optimizer, slots):
         ({"optimizer": "adagrad"}, "tables.0.optimizer: no optimizer 'adagrad'; did you mean 'Adagrad'?"),
         ({"precision": "int8"}, "tables.0.precision"),
         ({"features": 0}, "tables.0.features"),
+        ({"pooling_factors": [2, 0]}, "tables.0.pooling_factors.1: Input should be greater than 0"),
+        ({"pooling_factors": [2, 1], "features": 2}, "tables.0: pooling_factors says how many features there are"),
     ],
 )
 def test_a_wrong_table_is_named(written, table, message):
