@@ -66,13 +66,18 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.mkdir()
         try:
             yield temporary
-            for entry in temporary.rglob("*"):
-                _sync(entry)
-            _sync(temporary)
-            _replace_directory(temporary, path)
-            _sync(path.parent)
+            commit_directory(temporary, path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def commit_directory(temporary: Path, path: Path) -> None:
+    """Gives a folder that is complete the name `path`, in one rename once all of it is on the disk."""
+    for entry in temporary.rglob("*"):
+        _sync(entry)
+    _sync(temporary)
+    _replace_directory(temporary, path)
+    _sync(path.parent)
 
 
 def _replace_directory(new: Path, path: Path) -> None:

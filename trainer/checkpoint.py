@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from dataclasses import dataclass
@@ -9,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from embeddings import ShardedEmbedding
-from embeddings.checkpoints import restore_tables, save_tables, verify_tables
+from embeddings.checkpoints import Snapshot, restore_tables, snapshot_tables, verify_tables, wait_for_ranks
 from embeddings.dense import DenseCheckpoint
+from foundation.background import Background
 from foundation.errors import UserError, damaged, first_line
-from foundation.files import read_json, write_json
+from foundation.files import commit_directory, disk_errors, partial_of, read_json, write_json
 from foundation.tf import tf, tf_write_errors
 from trainer.world import World
 
 _NAME = re.compile(r"step-(\d+)$")
+_PATIENCE = 10.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,8 @@ def folder_of(directory: Path, step: int) -> Path:
 
 class CheckpointStore:
     """The checkpoints of one training, `DIR/step-N`. `dense` holds every variable that must survive but the tables',
-    which lie beside it by shard. Every process of the world saves and restores together."""
+    which lie beside it by shard. Every process of the world saves and restores together. A context manager, for whoever
+    saves: what is being written when the block is left is given some time."""
 
     def __init__(
         self,
@@ -71,9 +75,12 @@ class CheckpointStore:
         embedding: ShardedEmbedding,
         world: World,
         keep: int = 2,
+        keep_every: int = 0,
     ) -> None:
-        self.directory, self.dense, self.keep = Path(directory), dense, keep
+        """keep_every: of checkpoints whose step is a multiple of it none is removed; 0: of all others."""
+        self.directory, self.dense, self.keep, self.keep_every = Path(directory), dense, keep, keep_every
         self._embedding, self._world = embedding, world
+        self._writing: Background | None = None
 
     def all(self) -> list[Stored]:
         """Committed checkpoints, oldest first."""
@@ -99,18 +106,81 @@ class CheckpointStore:
         raise UserError(f"{self.directory}: no checkpoint of step {step}.", "Train again in a new run directory.")
 
     def save(self, step: int, state: dict[str, Any], best_step: int | None) -> Stored:
-        """Commits a checkpoint, then removes all but the last `keep` and the best one."""
-        path, chief = folder_of(self.directory, step), self._world.is_chief
-        with self._world.atomic_directory(path) as temporary:
-            save_tables(self._embedding, temporary / "tables")
-            if chief:
-                with tf_write_errors(path):
-                    self.dense.write(str(temporary / "variables"))
-                sizes = {entry.name: entry.stat().st_size for entry in sorted(temporary.iterdir()) if entry.is_file()}
-                write_json(temporary / "state.json", {"state": state, "sizes": sizes})
-        if chief:
-            self._prune(best_step)
+        """Takes a snapshot of tables and dense variables, and begins to write it; training may go on at once. It is
+        committed when every rank has written its part; then all but the last `keep`, those of `keep_every` and the best
+        one are removed. The save before is waited for.
+
+        Raises:
+          UserError: this save or the one before could not be written.
+        """
+        self.wait()
+        path = folder_of(self.directory, step)
+        partial = self._new_partial(path)
+        snapshot = snapshot_tables(self._embedding)
+        try:
+            sizes = self._write_dense(path, partial) if self._world.is_chief else {}
+        except BaseException:
+            snapshot.close()
+            raise
+        told = {"state": state, "sizes": sizes}
+        self._writing = Background(lambda: self._write(snapshot, partial, path, told, best_step))
+        if not snapshot.holds:
+            self._writing.wait()
         return Stored(step, path)
+
+    def wait(self) -> None:
+        """Returns when the last save is committed, for all processes.
+
+        Raises:
+          UserError: it could not be written.
+        """
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            writing.wait()
+            self._world.meet()
+
+    def __enter__(self) -> CheckpointStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Lets a save that is being written end, if it soon does: what it leaves half-written is swept at the next
+        start."""
+        if self._writing is not None:
+            self._writing.join(_PATIENCE)
+
+    def _new_partial(self, path: Path) -> Path:
+        """An empty folder for all processes to write to, whose disk they share."""
+        pid = os.getpid()
+        if self._world.is_chief:
+            with disk_errors(path):
+                shutil.rmtree(partial_of(path, pid), ignore_errors=True)
+                partial_of(path, pid).mkdir(parents=True)
+        return partial_of(path, self._world.agreed(pid))
+
+    def _write_dense(self, path: Path, partial: Path) -> dict[str, int]:
+        """Bytes of the files it writes, by name."""
+        with tf_write_errors(path):
+            self.dense.write(str(partial / "variables"))
+        return {entry.name: entry.stat().st_size for entry in sorted(partial.iterdir()) if entry.is_file()}
+
+    def _write(
+        self, snapshot: Snapshot, partial: Path, path: Path, told: dict[str, Any], best_step: int | None
+    ) -> None:
+        """What goes on while training does."""
+        try:
+            with snapshot:
+                snapshot.write(partial / "tables")
+            if not self._world.is_chief:
+                return
+            wait_for_ranks(partial / "tables")
+            with disk_errors(path):
+                write_json(partial / "state.json", told)
+                commit_directory(partial, path)
+        except BaseException:
+            if self._world.is_chief:
+                shutil.rmtree(partial, ignore_errors=True)
+            raise
+        self._prune(best_step)
 
     def restore(self, stored: Stored) -> dict[str, Any]:
         """Reads the variables into `dense` and the tables; returns the state saved beside them.
@@ -131,5 +201,6 @@ class CheckpointStore:
 
     def _prune(self, best_step: int | None) -> None:
         for stored in self.all()[: -self.keep]:
-            if stored.step != best_step:
+            lasts = self.keep_every and stored.step % self.keep_every == 0
+            if stored.step != best_step and not lasts:
                 shutil.rmtree(stored.path, ignore_errors=True)

@@ -32,7 +32,8 @@ class TrainingConfig(Config):
     devices (default: by thresholds); wire: in what precision vectors and gradients travel between them; error_feedback:
     whether a copied row's next gradient gets what rounding took from the last (embeddings/wire.py).
     steps_per_call: training steps in one `tf.function` call. checkpoint_every: steps between checkpoints.
-    keep_checkpoints: how many of the last ones stay on disk (the best one always does).
+    keep_checkpoints: how many of the last ones stay on disk (the best one always does); keep_every: beside them those
+    whose step is a multiple of it (0: none).
     """
 
     strategy: StrategyName = "single"
@@ -44,6 +45,7 @@ class TrainingConfig(Config):
     steps_per_call: int = Field(20, ge=1)
     checkpoint_every: int = Field(200, ge=1)
     keep_checkpoints: int = Field(2, ge=1)
+    keep_every: int = Field(0, ge=0)
 
     @model_validator(mode="after")
     def _something_is_rounded(self) -> TrainingConfig:

@@ -96,7 +96,9 @@ def train(training: Training, config: TrainingConfig, run: RunDirectory, world: 
     """
     keep_freed_memory()
     folder = run.checkpoints / training.stage
-    store = checkpoint_store(training.model, training.optimizer, folder, world, config.keep_checkpoints)
+    store = checkpoint_store(
+        training.model, training.optimizer, folder, world, config.keep_checkpoints, config.keep_every
+    )
     saved = _saved(store, training, run.tensorboard, world)
     curves = Curves(training.stage, run.tensorboard, shown=world.is_chief)
     watch = StepWatch(training.stage, run.tensorboard, run.timelines, world, training.model.embedding)
@@ -106,7 +108,7 @@ def train(training: Training, config: TrainingConfig, run: RunDirectory, world: 
         say(f"{training.stage}: going on from step {position.step:,}")
     step = _steps(training.model, training.optimizer, world)
     total = training.epochs * len(training.batches)
-    with progress(training.stage, total, "steps", done=position.step) as meter:
+    with store, progress(training.stage, total, "steps", done=position.step) as meter:
         while not position.stopped(training):
             for taken, losses in _epoch(training, config, position, step, world, watch):
                 world.membership.progress(position.step)
@@ -122,6 +124,7 @@ def train(training: Training, config: TrainingConfig, run: RunDirectory, world: 
             norms = {f"table_norm/{name}": tf.norm(rows) for name, rows in training.model.embedding.tables.items()}
             curves.watch(position.step, norms)
             _commit(store, training, position, curves, world)
+        store.wait()
     curves.close()
     watch.close()
     best = store.at(position.best_step if position.best_step is not None else position.step)
@@ -130,14 +133,18 @@ def train(training: Training, config: TrainingConfig, run: RunDirectory, world: 
     return best, curves
 
 
-def checkpoint_store(model: Any, optimizer: Any, directory: Path, world: World, keep: int) -> CheckpointStore:
+def checkpoint_store(
+    model: Any, optimizer: Any, directory: Path, world: World, keep: int, keep_every: int = 0
+) -> CheckpointStore:
     """The store of a training's checkpoints, tracking model and optimizer.
 
     The optimizer's slot variables are made first, so that restoring finds every variable in place.
     """
     with world.strategy.scope():
         optimizer.build(model.trainable_variables)
-    return CheckpointStore(directory, DenseCheckpoint(model=model, optimizer=optimizer), model.embedding, world, keep)
+    return CheckpointStore(
+        directory, DenseCheckpoint(model=model, optimizer=optimizer), model.embedding, world, keep, keep_every
+    )
 
 
 def _epoch(

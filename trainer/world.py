@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
-from foundation.files import atomic_directory, partial_of
 from foundation.progress import mute
 from foundation.tf import tf
 from strategies import ParameterServerStrategy, SingleStrategy, Strategy, create_strategy
@@ -60,24 +55,6 @@ class World:
         """Returns when every process has come here."""
         if self.several_processes:
             self.strategy.barrier()
-
-    @contextmanager
-    def atomic_directory(self, path: Path) -> Iterator[Path]:
-        """`foundation.files.atomic_directory` that every process writes to, on a disk they share; it takes its name
-        once all have written, and has it when the block ends, for all."""
-        if not self.several_processes:
-            with atomic_directory(path) as temporary:
-                yield temporary
-        elif self.is_chief:
-            with atomic_directory(path) as temporary:
-                self.agreed(os.getpid())
-                yield temporary
-                self.meet()
-            self.meet()
-        else:
-            yield partial_of(path, self.agreed(0))
-            self.meet()  # all have written
-            self.meet()  # it has its name
 
 
 def alone() -> World:

@@ -1,5 +1,12 @@
 """Tables on disk, by logical bucket."""
 
-from embeddings.checkpoints.tables import restore_tables, save_tables, verify_tables
+from embeddings.checkpoints.tables import (
+    Snapshot,
+    restore_tables,
+    save_tables,
+    snapshot_tables,
+    verify_tables,
+    wait_for_ranks,
+)
 
-__all__ = ["restore_tables", "save_tables", "verify_tables"]
+__all__ = ["Snapshot", "restore_tables", "save_tables", "snapshot_tables", "verify_tables", "wait_for_ranks"]

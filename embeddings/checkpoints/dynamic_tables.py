@@ -13,18 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from embeddings.checkpoints.arrays import REMEDY, Reader, SavedArray, Writer
+from embeddings.checkpoints.arrays import REMEDY, Reader
 from embeddings.checkpoints.columns import Source, sources
+from embeddings.checkpoints.images import Image
+from embeddings.checkpoints.listed import save_plain, save_rows
 from embeddings.checkpoints.manifest import SavedPart
-from embeddings.checkpoints.variables import (
-    BYTES_TOGETHER,
-    put,
-    row_bytes,
-    rows_at_once,
-    stretches,
-    taken,
-    variables_of,
-)
+from embeddings.checkpoints.variables import put, rows_at_once, stretches, variables_of
 from embeddings.sharding.held import HeldShard, buckets_of_hashes, id_hashes
 from embeddings.sharding.sharded import BUCKET_BITS, BUCKETS
 from embeddings.tables.dynamic import NO_ID, DynamicTable
@@ -36,38 +30,45 @@ from foundation.tf import tf
 _OF_IDS = ("ids", "frequencies", "last_seen")
 
 
-def save(shard: HeldShard, root: Path, path: str) -> SavedPart:
-    """Writes arrays `path`/NAME below `root`."""
-    table = _table(shard)
-    state = table.id_state()
-    hashes = id_hashes(state["ids"])
-    order = np.argsort(hashes)
-    starts = 1 + np.searchsorted(buckets_of_hashes(hashes[order]), np.arange(BUCKETS + 1))
-    policy = IdPolicy.of(shard.config)
-    plain = {
-        "ids": np.concatenate([[NO_ID], state["ids"][order]]),
-        "frequencies": np.concatenate([[0], state["frequencies"][order]]),
-        "last_seen": np.concatenate([[0], state["last_seen"][order]]),
-        "bucket_starts": starts,
-    }
-    if policy.cells:
-        sketched = _id_buckets(shard.buckets, policy.bucket_bits)
-        plain["counters"] = state["counters"].reshape(-1, policy.cells)[sketched]
-        plain["counted"] = state["counted"][sketched]
-    numbers = np.concatenate([[0], state["rows"][order]])
-    arrays = {name: _save_plain(values, root, f"{path}/{name}") for name, values in plain.items()}
-    for name, variable in variables_of(table).items():
-        arrays[name] = _save_rows(variable, numbers, root, f"{path}/{name}")
-    return SavedPart(
-        shard.config.name,
-        shard.columns,
-        shard.buckets,
-        shard.ids is not None,
-        int(table.updates.numpy()),
-        arrays,
-        dict(zip(COUNTS, state["counts"].tolist(), strict=True)),
-        policy.bucket_bits,
-    )
+class Taken:
+    """A part at a moment: its ids and what is known of them. What it has for each is in an image of its variables."""
+
+    def __init__(self, shard: HeldShard) -> None:
+        self._shard, table = shard, _table(shard)
+        state = table.id_state()
+        hashes = id_hashes(state["ids"])
+        order = np.argsort(hashes)
+        self._plain = {
+            "ids": np.concatenate([[NO_ID], state["ids"][order]]),
+            "frequencies": np.concatenate([[0], state["frequencies"][order]]),
+            "last_seen": np.concatenate([[0], state["last_seen"][order]]),
+            "bucket_starts": 1 + np.searchsorted(buckets_of_hashes(hashes[order]), np.arange(BUCKETS + 1)),
+        }
+        policy = IdPolicy.of(shard.config)
+        if policy.cells:
+            sketched = _id_buckets(shard.buckets, policy.bucket_bits)
+            self._plain["counters"] = state["counters"].reshape(-1, policy.cells)[sketched]
+            self._plain["counted"] = state["counted"][sketched]
+        self._numbers = np.concatenate([[0], state["rows"][order]])
+        self._counts = dict(zip(COUNTS, state["counts"].tolist(), strict=True))
+        self._updates = int(table.updates.numpy())
+
+    def save(self, image: Image, root: Path, path: str) -> SavedPart:
+        """Writes arrays `path`/NAME below `root`."""
+        shard = self._shard
+        arrays = {name: save_plain(values, root, f"{path}/{name}") for name, values in self._plain.items()}
+        for name, variable in variables_of(shard.held).items():
+            arrays[name] = save_rows(variable, self._numbers, image, root, f"{path}/{name}")
+        return SavedPart(
+            shard.config.name,
+            shard.columns,
+            shard.buckets,
+            shard.ids is not None,
+            self._updates,
+            arrays,
+            self._counts,
+            IdPolicy.of(shard.config).bucket_bits,
+        )
 
 
 def restore(shard: HeldShard, root: Path, parts: Sequence[SavedPart]) -> None:
@@ -91,25 +92,6 @@ def restore(shard: HeldShard, root: Path, parts: Sequence[SavedPart]) -> None:
                 put(variable, np.arange(first, first + len(values)), values)
                 first += len(values)
     table.updates.assign(max(part.updates for part in parts))
-
-
-def _save_plain(values: np.ndarray, root: Path, path: str) -> SavedArray:
-    width = values.itemsize * int(np.prod(values.shape[1:]))
-    writer = Writer(
-        root, path, values.shape, values.dtype.name, [max(BYTES_TOGETHER // max(width, 1), 1), *values.shape[1:]]
-    )
-    for piece in writer.pieces():
-        writer.write(piece, values[piece])
-    return writer.close()
-
-
-def _save_rows(variable: tf.Variable, numbers: np.ndarray, root: Path, path: str) -> SavedArray:
-    shape = [len(numbers), *variable.shape[1:]]
-    together = [max(BYTES_TOGETHER // row_bytes(variable), 1), *variable.shape[1:]]
-    writer = Writer(root, path, shape, variable.dtype.name, together)
-    for piece in writer.pieces():
-        writer.write(piece, taken(variable, numbers[piece[0]]))
-    return writer.close()
 
 
 class _Rows:

@@ -15,6 +15,8 @@ import numpy as np
 
 from embeddings.checkpoints.arrays import REMEDY, SavedArray, Writer
 from embeddings.checkpoints.columns import Source, sources
+from embeddings.checkpoints.images import Image
+from embeddings.checkpoints.listed import save_plain, save_rows
 from embeddings.checkpoints.manifest import SavedPart
 from embeddings.checkpoints.variables import (
     BYTES_TOGETHER,
@@ -22,7 +24,6 @@ from embeddings.checkpoints.variables import (
     row_bytes,
     rows_at_once,
     stretches,
-    taken,
     variables_of,
 )
 from embeddings.sharding.held import HeldShard
@@ -33,17 +34,26 @@ from foundation.tf import tf
 _BYTES_OF_A_BUCKET_TOGETHER = 1 << 20
 
 
-def save(shard: HeldShard, root: Path, path: str) -> SavedPart:
-    """Writes arrays `path`/NAME below `root`."""
-    save_one = _save_buckets if shard.ids is None else _save_listed
-    arrays = {name: save_one(shard, variable, root, f"{path}/{name}") for name, variable in _variables(shard).items()}
-    buckets = np.arange(BUCKETS)
-    if shard.ids is None:
-        buckets = _used(shard)
-    else:
-        arrays["ids"] = _save_ids(shard.ids, root, f"{path}/ids")
-    updates = int(shard.held.updates.numpy())
-    return SavedPart(shard.config.name, shard.columns, buckets, shard.ids is not None, updates, arrays)
+class Taken:
+    """A part at a moment: what is not in an image of its variables."""
+
+    def __init__(self, shard: HeldShard) -> None:
+        self._shard, self._updates = shard, int(shard.held.updates.numpy())
+
+    def save(self, image: Image, root: Path, path: str) -> SavedPart:
+        """Writes arrays `path`/NAME below `root`."""
+        shard = self._shard
+        save_one = _save_buckets if shard.ids is None else _save_listed
+        arrays = {
+            name: save_one(shard, variable, image, root, f"{path}/{name}")
+            for name, variable in _variables(shard).items()
+        }
+        buckets = np.arange(BUCKETS)
+        if shard.ids is None:
+            buckets = _used(shard)
+        else:
+            arrays["ids"] = save_plain(shard.ids, root, f"{path}/ids")
+        return SavedPart(shard.config.name, shard.columns, buckets, shard.ids is not None, self._updates, arrays)
 
 
 def restore(shard: HeldShard, root: Path, parts: Sequence[SavedPart]) -> None:
@@ -66,7 +76,7 @@ def restore(shard: HeldShard, root: Path, parts: Sequence[SavedPart]) -> None:
     shard.held.updates.assign(max(part.updates for part in parts))
 
 
-def _save_buckets(shard: HeldShard, variable: tf.Variable, root: Path, path: str) -> SavedArray:
+def _save_buckets(shard: HeldShard, variable: tf.Variable, image: Image, root: Path, path: str) -> SavedArray:
     buckets, size = _used(shard), _vocabulary_size(shard)
     deep = -(-size // BUCKETS)
     together = [max(BYTES_TOGETHER // (deep * row_bytes(variable)), 1), _rows_together(shard), *variable.shape[1:]]
@@ -74,25 +84,14 @@ def _save_buckets(shard: HeldShard, variable: tf.Variable, root: Path, path: str
     for piece in writer.pieces():
         ids = _grid(buckets[piece[0]], piece[1])
         inside = ids < size
-        values = taken(variable, shard.rows_of(np.where(inside, ids, ids[0, 0])))
+        values = image.rows(variable, shard.rows_of(np.where(inside, ids, ids[0, 0])))
         values[~inside] = 0
         writer.write(piece, values)
     return writer.close()
 
 
-def _save_listed(shard: HeldShard, variable: tf.Variable, root: Path, path: str) -> SavedArray:
-    together = [max(BYTES_TOGETHER // row_bytes(variable), 1), *variable.shape[1:]]
-    writer = Writer(root, path, [int(variable.shape[0]), *variable.shape[1:]], variable.dtype.name, together)
-    for piece in writer.pieces():
-        writer.write(piece, taken(variable, np.arange(piece[0].start, piece[0].stop)))
-    return writer.close()
-
-
-def _save_ids(ids: np.ndarray, root: Path, path: str) -> SavedArray:
-    writer = Writer(root, path, [len(ids)], "int64", [BYTES_TOGETHER // 8])
-    for piece in writer.pieces():
-        writer.write(piece, ids[piece])
-    return writer.close()
+def _save_listed(shard: HeldShard, variable: tf.Variable, image: Image, root: Path, path: str) -> SavedArray:
+    return save_rows(variable, np.arange(int(variable.shape[0])), image, root, path)
 
 
 class _Bucketed:

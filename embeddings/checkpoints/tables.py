@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 from urllib.parse import quote
 
 from embeddings.checkpoints import dynamic_tables, static_tables
 from embeddings.checkpoints.arrays import Reader
-from embeddings.checkpoints.manifest import Manifest, Saved, SavedTable, rank_folder
+from embeddings.checkpoints.images import Image, Live, image_of
+from embeddings.checkpoints.manifest import ANY_RANK, MANIFEST, Manifest, Saved, SavedTable, rank_folder
+from embeddings.checkpoints.variables import variables_of
 from embeddings.layer import ShardedEmbedding
+from embeddings.sharding.held import HeldShard
 from foundation.errors import UserError, nearest
 from foundation.files import disk_errors
 
 _LONGEST_NAME = 100
+_SECONDS_A_LOOK = 0.02
 
 
 def save_tables(layer: ShardedEmbedding, folder: str | Path) -> None:
@@ -25,8 +30,66 @@ def save_tables(layer: ShardedEmbedding, folder: str | Path) -> None:
     Raises:
       UserError: the disk is full, or the folder cannot be written.
     """
-    for rank in layer.local_ranks:
-        _save_rank(layer, rank, Path(folder))
+    Snapshot(layer, Live()).write(folder)
+
+
+def snapshot_tables(layer: ShardedEmbedding) -> Snapshot:
+    """What this process holds of the layer's tables, as it is now, for whoever writes it while training goes on; to be
+    closed."""
+    variables = [variable for shard in _own(layer) for variable in variables_of(shard.held).values()]
+    return Snapshot(layer, image_of(variables))
+
+
+class Snapshot:
+    """A layer's tables at a moment. A context manager."""
+
+    def __init__(self, layer: ShardedEmbedding, image: Image) -> None:
+        self._image = image
+        self._ranks, self._of = list(layer.local_ranks), layer.communicator.size
+        self._tables = [SavedTable.of(config) for config in layer.table_configs.values()]
+        number = {name: place for place, name in enumerate(layer.table_configs)}
+        self._parts: list[tuple[int, str, static_tables.Taken | dynamic_tables.Taken]] = []
+        for shard in _own(layer):
+            name = quote(shard.config.name, safe="")[:_LONGEST_NAME]
+            path = f"{rank_folder(shard.rank)}/{number[shard.config.name]:04d}-{name}/{shard.part}"
+            taken = static_tables.Taken(shard) if shard.static else dynamic_tables.Taken(shard)
+            self._parts.append((shard.rank, path, taken))
+
+    @property
+    def holds(self) -> bool:
+        """Whether tables may change before it is written."""
+        return self._image.holds
+
+    def write(self, folder: str | Path) -> None:
+        """As `save_tables`."""
+        root = Path(folder)
+        for rank in self._ranks:
+            own = root / rank_folder(rank)
+            with disk_errors(own):
+                shutil.rmtree(own, ignore_errors=True)
+                own.mkdir(parents=True)
+                parts = [taken.save(self._image, root, path) for of, path, taken in self._parts if of == rank]
+                Manifest(rank, self._of, self._tables, parts).write(root)
+
+    def close(self) -> None:
+        """Gives back the memory it takes."""
+        self._image.close()
+
+    def __enter__(self) -> Snapshot:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def wait_for_ranks(folder: str | Path) -> None:
+    """Returns when every rank of the checkpoint whose tables are being written below `folder`, this process' among
+    them, has written its own: a rank's manifest comes last."""
+    root = Path(folder)
+    first = next(iter(sorted(root.glob(f"{ANY_RANK}/{MANIFEST}"))))
+    ranks = Manifest.read(first).ranks
+    while not all((root / rank_folder(rank) / MANIFEST).exists() for rank in range(ranks)):
+        time.sleep(_SECONDS_A_LOOK)
 
 
 def restore_tables(layer: ShardedEmbedding, folder: str | Path) -> None:
@@ -57,21 +120,9 @@ def verify_tables(folder: str | Path) -> None:
             Reader(root, array).check()
 
 
-def _save_rank(layer: ShardedEmbedding, rank: int, root: Path) -> None:
-    configs, own = layer.table_configs, rank_folder(rank)
-    number = {name: place for place, name in enumerate(configs)}
-    with disk_errors(root / own):
-        shutil.rmtree(root / own, ignore_errors=True)
-        (root / own).mkdir(parents=True)
-        parts = []
-        for shard in layer.shards():
-            if shard.rank != rank or (shard.replicated and rank != 0):
-                continue
-            save = static_tables.save if shard.static else dynamic_tables.save
-            name = quote(shard.config.name, safe="")[:_LONGEST_NAME]
-            parts.append(save(shard, root, f"{own}/{number[shard.config.name]:04d}-{name}/{shard.part}"))
-        tables = [SavedTable.of(config) for config in configs.values()]
-        Manifest(rank, layer.communicator.size, tables, parts).write(root)
+def _own(layer: ShardedEmbedding) -> list[HeldShard]:
+    """The shards that this process saves: what every rank holds is rank 0's to save."""
+    return [shard for shard in layer.shards() if not shard.replicated or shard.rank == 0]
 
 
 def _check_tables(layer: ShardedEmbedding, saved: Saved) -> None:

@@ -44,6 +44,11 @@ class NativeKernels(NativeExchange):
         """As `reference.empty`, what was there given back first, in buffers that grow in place."""
         self._module.headrace_emptied(variables=[variable.handle for variable in variables], rows=rows)
 
+    def addresses(self, variables: Sequence[tf.Variable]) -> list[int] | None:
+        """As `reference.addresses`."""
+        handles = [variable.handle for variable in variables]
+        return [int(address) for address in self._module.headrace_addresses(variables=handles)]
+
     def id_table(self, policy: IdPolicy) -> NativeIdTable:
         """A new table of ids."""
         return NativeIdTable(self._module, policy)

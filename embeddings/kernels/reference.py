@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from embeddings.tables.identity import IdPolicy
 
 __all__ = [
+    "addresses",
     "arrived_ids",
     "dots",
     "dots_gradient",
@@ -82,6 +83,11 @@ def empty(variables: Sequence[tf.Variable], rows: int) -> None:
     """A dynamic table's variables [n, ...] become `rows` rows of zeros, before a checkpoint is read into them."""
     for variable in variables:
         variable.assign(tf.zeros([rows, *variable.shape[1:]], variable.dtype))
+
+
+def addresses(variables: Sequence[tf.Variable]) -> list[int] | None:
+    """Where each variable lies in this process' memory, as long as it is not made anew; None: nobody can tell."""
+    return None
 
 
 def id_table(policy: IdPolicy) -> ReferenceIdTable:
