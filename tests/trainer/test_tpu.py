@@ -1,4 +1,4 @@
-"""`headrace run --strategy tpu`: what is said without a TPU, and the rest on what stands in for one (tpu_program.py)."""
+"""`headrace run --strategy tpu`: what is said without a TPU, and the rest on a stand-in for one (tpu_program.py)."""
 
 import json
 import shutil
