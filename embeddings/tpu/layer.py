@@ -219,7 +219,11 @@ class TpuEmbedding(ShardedEmbedding):
         """The target, with the source's tables: by TensorFlow's checkpoints, which is how a TPU's are had."""
         with tempfile.TemporaryDirectory(prefix="headrace-tpu-") as folder:
             path = tf.train.Checkpoint(embedding=source).write(str(Path(folder) / "tables"))
-            tf.train.Checkpoint(embedding=target).read(path).expect_partial()
+            read = tf.train.Checkpoint(embedding=target).read(path)
+            read.assert_nontrivial_match()
+            if not target._on_tpu:  # which has a trap besides
+                read.assert_existing_objects_matched()
+            read.expect_partial()
         return target
 
     def traffic(self) -> dict[str, float]:
