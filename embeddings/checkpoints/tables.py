@@ -40,9 +40,11 @@ def restore_tables(layer: ShardedEmbedding, folder: str | Path) -> None:
     root = Path(folder)
     saved = Saved.read(root)
     _check_tables(layer, saved)
-    for shard in layer.shards():
+    shards = layer.shards()
+    for shard in shards:
         restore = static_tables.restore if shard.static else dynamic_tables.restore
         restore(shard, root, saved.parts_of(shard.config.name))
+    layer.take(shards)
 
 
 def verify_tables(folder: str | Path) -> None:
