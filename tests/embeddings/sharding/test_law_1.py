@@ -45,9 +45,10 @@ def _assert_same(alone, together):
 
 
 def _tables_of(scenario):
-    """One process' scenario of the same tables: how they would be spread, or a step begun, is nothing to it."""
+    """One process' scenario of the same tables and batches: how they would be spread, or a step begun, is nothing to
+    it."""
     how = scenario.partition("+")[2]
-    return f"row_wise+{how}" if how in ("dynamic", "rejecting") else "row_wise"
+    return f"row_wise+{how}" if how in ("dynamic", "rejecting", "pooled") else "row_wise"
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def alone(tmp_path_factory):
 
     def of(steps):
         if steps not in trained:
-            scenarios = ["row_wise", "row_wise+dynamic", "row_wise+rejecting"]
+            scenarios = ["row_wise", "row_wise+dynamic", "row_wise+rejecting", "row_wise+pooled"]
             found = _trained(tmp_path_factory.mktemp("alone"), 1, steps, scenarios)
             trained[steps] = {scenario: rank for scenario, [rank] in found.items()}
         return trained[steps]
