@@ -35,7 +35,7 @@ class ClusterTopology:
     that `--calibrate` measured, or "".
 
     Where they were measured; None: as the memory has it. grouping: ids/s that are sorted or hashed so that equal ones
-    stand together (`estimate.GROUPING_BYTES`). merging: ids/s of those that come from other ranks, each rank's already
+    stand together (`fixed.GROUPING_BYTES`). merging: ids/s of those that come from other ranks, each rank's already
     grouped. streaming_efficiency: the share of the bandwidth that vectors and gradients on their way reach. stepping:
     elements/s of slot variables as wide as a row, of which optimizers take roots to divide by.
     """
