@@ -3,7 +3,7 @@ PY := .venv/bin/python
 SETUP := .venv/.headrace-setup
 # Files of tests that run side by side.
 TESTERS ?= 2
-PYTEST := $(PY) -m pytest -n $(TESTERS) --dist loadfile
+PYTEST := $(PY) -m pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: setup demo test test-long lint bench peers horovod clean
 

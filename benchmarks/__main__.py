@@ -42,6 +42,12 @@ def _scaling(quick: bool) -> Report:
     return run(quick)
 
 
+def _planner(quick: bool) -> Report:
+    from benchmarks.planner_suite import run
+
+    return run(quick)
+
+
 def _open_vocabulary(quick: bool) -> Report:
     from benchmarks.open_vocabulary_suite import run
 
@@ -53,6 +59,7 @@ SUITES: dict[str, Callable[[bool], Report]] = {
     "open_vocabulary": _open_vocabulary,
     "training": _training,
     "scaling": _scaling,
+    "planner": _planner,
     "inputs": _inputs,
 }
 

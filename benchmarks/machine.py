@@ -36,6 +36,15 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def busy_seconds() -> float:
+    """Seconds that cores have worked since the machine started, for whomever; 0 where the system does not say."""
+    fields = ((_read("/proc/stat") or "").splitlines() or [""])[0].split()[1:]
+    if not fields:
+        return 0.0
+    user, nice, system, _, _, interrupts, soft_interrupts, stolen = (float(ticks) for ticks in fields[:8])
+    return (user + nice + system + interrupts + soft_interrupts + stolen) / os.sysconf("SC_CLK_TCK")
+
+
 def _read(path: str) -> str | None:
     try:
         return Path(path).read_text().strip()

@@ -60,10 +60,11 @@ _ENVIRONMENTS: dict[str, dict[str, str]] = {
 
 @dataclass(frozen=True)
 class Sizes:
-    """batches: how many different ones are cycled through. cap: rows of a table at most; 10 million rows in all.
-    log_batches: in the Parquet files that the waiting is measured on."""
+    """batches: how many different ones are cycled through. tables_of: how many of Criteo's. cap: rows of a table at
+    most; 10 million rows in all. log_batches: in the Parquet files that the waiting is measured on."""
 
     batch: int = 8192
+    tables_of: int = len(CRITEO)
     dim: int = BOTTOM[-1]
     cap: int = 1_886_000
     batches: int = 8
@@ -78,11 +79,12 @@ class Sizes:
     @property
     def tables(self) -> list[int]:
         """Rows of each."""
-        return [min(rows, self.cap) for rows in CRITEO]
+        return [min(rows, self.cap) for rows in CRITEO[: self.tables_of]]
 
 
 QUICK = Sizes(
     batch=64,
+    tables_of=6,
     cap=500,
     batches=2,
     warmup=1,
@@ -199,7 +201,7 @@ def _protocol(sizes: Sizes, quick: bool) -> dict[str, Any]:
         "freed memory",
         "step": "forward, backward, update of tables and dense weights, loss read; batches are in memory",
         "order": "contenders, each a process, take turns in a random order within each round; medians over rounds",
-        "tables": f"Criteo's 26, {sum(sizes.tables):,} rows in all",
+        "tables": f"Criteo's {len(sizes.tables)}, {sum(sizes.tables):,} rows in all",
         "ids": f"Zipf, exponent {EXPONENT}",
         "optimizers": "dense: Adagrad; tables: row-wise Adagrad (headrace, torch), Adagrad (keras, which has no other)",
         "environments": _ENVIRONMENTS,

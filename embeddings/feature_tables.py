@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from embeddings.config import FeatureConfig, TableConfig
-from embeddings.optimizers import LearningRate, RowWiseAdagrad
+from embeddings.optimizers import Adagrad, LearningRate, RowWiseAdagrad, SparseOptimizer
 from foundation.precision import Precision
 from inputs.entities import FeatureSpec
 
+OPTIMIZERS: dict[str, Callable[[LearningRate], SparseOptimizer]] = {  # by their names in a job
+    "RowWiseAdagrad": RowWiseAdagrad,
+    "Adagrad": Adagrad,
+}
+
 
 def tables_for(
-    features: Mapping[str, FeatureSpec], dim: int, learning_rate: LearningRate, seed: int, precision: Precision
+    features: Mapping[str, FeatureSpec], dim: int, optimizer: SparseOptimizer, seed: int, precision: Precision
 ) -> dict[str, FeatureConfig]:
-    """What `ShardedEmbedding` needs: one table per `FeatureSpec.table`, under row-wise Adagrad, shared by the inputs
-    that name it; bags are averaged."""
+    """What `ShardedEmbedding` needs: one table per `FeatureSpec.table`, shared by the inputs that name it; bags are
+    averaged."""
     tables = {
-        spec.table: TableConfig(
-            spec.table, spec.vocabulary_size, dim, RowWiseAdagrad(learning_rate), seed=seed, precision=precision
-        )
+        spec.table: TableConfig(spec.table, spec.vocabulary_size, dim, optimizer, seed=seed, precision=precision)
         for spec in features.values()
         if spec.table
     }

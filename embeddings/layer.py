@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -257,6 +257,14 @@ class ShardedEmbedding(keras.layers.Layer):
     def shards(self) -> list[HeldShard]:
         """What each of `local_ranks` holds, part by part, table by table: for checkpoints and exports."""
         return [shard for rank in self._ranks.here for shard in rank.shards]
+
+    def take(self, shards: Sequence[HeldShard]) -> None:
+        """To be called when what `shards` gave was written to: where they are copies, the tables become them."""
+
+    @property
+    def answers_between_steps(self) -> bool:
+        """Whether it can be called outside a training step, with some of the features, in any shape."""
+        return True
 
     def vocabulary(self, name: str) -> Vocabulary:
         """The ids and rows of a dynamic table, by id: static from now on, to be looked up or exported."""

@@ -14,6 +14,7 @@ def uniform(rows: tf.Tensor, width: int, first_row: tf.Tensor | int, step: tf.Te
 
     rows: [] integer. first_row: [] int64, this part's first among the batch's rows. step: [] int64; seed: tells one
     use from another. The numbers are Philox's (Salmon et al., SC 2011), whose n-th is found without those before.
+    Not for what XLA compiles: its Philox gives others.
     """
     key, counter = tf.raw_ops.StatelessRandomGetKeyCounter(
         seed=tf.stack([tf.cast(step, tf.int64), tf.constant(seed, tf.int64)])
@@ -28,11 +29,10 @@ def uniform(rows: tf.Tensor, width: int, first_row: tf.Tensor | int, step: tf.Te
         alg=_PHILOX,
         dtype=tf.float32,
     )
-    return tf.reshape(drawn[skipped:], [-1, width])
+    return tf.reshape(drawn[skipped:], tf.stack([rows, width]))
 
 
-def dropout(values: tf.Tensor, rate: float, first_row: tf.Tensor | int, step: tf.Tensor, seed: int) -> tf.Tensor:
+def dropout(values: tf.Tensor, rate: float, draws: tf.Tensor) -> tf.Tensor:
     """values [rows, width] float32 with a share `rate` of them 0 and the others the larger for it (Srivastava et al.,
-    JMLR 2014). See `uniform`."""
-    draws = uniform(tf.shape(values)[0], values.shape[1], first_row, step, seed)
+    JMLR 2014). draws: as many, of `uniform`."""
     return tf.where(draws >= rate, values * (1.0 / (1.0 - rate)), 0.0)

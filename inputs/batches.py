@@ -20,17 +20,25 @@ from inputs.ragged import Ragged
 READ_AHEAD = 4
 PATIENCE = 0.1  # seconds a thread waits before it looks whether it is still wanted
 BATCHES_PER_STRETCH = 4
+FILLED_ITEM, FILLED_LOG_Q = -1, 1e9  # of a row that only fills up a batch: no logit survives that correction
 
 
 class Batches:
     """The batches of a training. Global batch k of an epoch holds the same units whatever the world size; a rank reads
     its slice of them.
 
-    order_of: epoch -> its batches; make: units [n] -> the batch; units: in an epoch.
+    order_of: epoch -> its batches; make: (units [n], rows) -> the batch, filled up to so many rows; units: in an epoch;
+    size: units that every batch is filled up to, None: a batch has as many rows as it has units.
     """
 
-    def __init__(self, order_of: Callable[[int], BatchOrder], make: Callable[[np.ndarray], Inputs], units: int) -> None:
-        self._order_of, self._make, self.units = order_of, make, units
+    def __init__(
+        self,
+        order_of: Callable[[int], BatchOrder],
+        make: Callable[[np.ndarray, int], Inputs],
+        units: int,
+        size: int | None = None,
+    ) -> None:
+        self._order_of, self._make, self.units, self._size = order_of, make, units, size
         self._epoch, self._order = 0, order_of(0)
 
     def __len__(self) -> int:
@@ -44,7 +52,9 @@ class Batches:
         if epoch != self._epoch:
             self._order, self._epoch = self._order_of(epoch), epoch
         units = self._order.batch(k)
-        return self._make(units[len(units) * rank // world_size : len(units) * (rank + 1) // world_size])
+        size = len(units) if self._size is None else self._size
+        first, end = size * rank // world_size, size * (rank + 1) // world_size
+        return self._make(units[first:end], end - first)
 
     def iterate(self, epoch: int, k: int = 0, rank: int = 0, world_size: int = 1) -> ReadAhead:
         """Batches k, k + 1, ... to the end of the epoch, made ahead by a thread."""
@@ -115,27 +125,43 @@ def retrieval_batches(
     history_length: int,
     batch_size: int,
     seed: int,
+    one_size: bool = False,
 ) -> Batches:
     """One row per training positive: query inputs as they stood then, the positive's item inputs, `item_position`
     [B] int64 and `log_q` [B] float32, the log of the item's share of the positives of its time.
 
     A batch comes from one stretch of time (`BATCHES_PER_STRETCH` batches long): its rows are each other's negatives,
     and what competed for a user then is what was new and liked then. `log_q` is the share within the stretch.
+
+    one_size: a batch with fewer rows is filled up with rows of item_position FILLED_ITEM, which count for nothing.
     """
     length = BATCHES_PER_STRETCH * batch_size
     stretch = np.arange(len(positives)) // length
     _, place, count = np.unique(stretch * len(space.items) + positives.items, return_inverse=True, return_counts=True)
     log_shares = np.log(count[place] / np.bincount(stretch)[stretch]).astype(np.float32)
 
-    def make(units: np.ndarray) -> Inputs:
+    def make(units: np.ndarray, rows: int) -> Inputs:
         users, items, times = positives.users[units], positives.items[units], positives.times[units]
         batch = space.query_inputs(users, histories.before(users, times, history_length))
         batch.update(space.item_inputs(items, times))
         batch["item_position"] = items
         batch["log_q"] = log_shares[units]
-        return batch
+        return {name: _filled(name, value, rows - len(units)) for name, value in batch.items()}
 
-    return Batches(lambda epoch: OfOneStretch(len(positives), length, batch_size, seed, epoch), make, len(positives))
+    def order_of(epoch: int) -> OfOneStretch:
+        return OfOneStretch(len(positives), length, batch_size, seed, epoch)
+
+    return Batches(order_of, make, len(positives), batch_size if one_size else None)
+
+
+def _filled(name: str, value: np.ndarray | Ragged, rows: int) -> np.ndarray | Ragged:
+    """With so many rows more: ids 0, empty lists."""
+    if not rows:
+        return value
+    if isinstance(value, Ragged):
+        return Ragged(value.values, np.append(value.row_splits, np.repeat(value.row_splits[-1:], rows)))
+    fill = {"item_position": FILLED_ITEM, "log_q": FILLED_LOG_Q}.get(name, 0)
+    return np.concatenate([value, np.full((rows, *value.shape[1:]), fill, value.dtype)])
 
 
 def ranking_batches(
@@ -150,7 +176,7 @@ def ranking_batches(
     `list_row_splits`; per row item and context inputs, `item_position`, and `label_<name>` (NaN: unknown)."""
     mean_rows = max(lists.rows / max(lists.sizes.sum(), 1), 1.0)
 
-    def make(units: np.ndarray) -> Inputs:
+    def make(units: np.ndarray, _: int) -> Inputs:
         return list_inputs(space, lists.gather(units), histories, history_length)
 
     per_batch = max(round(rows_per_batch / mean_rows), 1)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from embeddings import ShardedEmbedding, Wire
+from embeddings import RowWiseAdagrad, ShardedEmbedding, Wire
 from embeddings.feature_tables import tables_for
 from embeddings.sharding import ShardingPlan
 from foundation.draws import uniform
@@ -66,7 +66,7 @@ class Ranker(keras.Model):
             tables_for(
                 {**query_features, **item_features},
                 config.dim,
-                config.embedding_learning_rate,
+                RowWiseAdagrad(config.embedding_learning_rate),
                 seed,
                 config.embedding_precision,
             ),

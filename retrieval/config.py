@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from foundation.config import Config
 from foundation.precision import Precision
+
+OptimizerName = Literal["RowWiseAdagrad", "Adagrad"]
 
 
 class RetrievalConfig(Config):
@@ -13,11 +17,12 @@ class RetrievalConfig(Config):
 
     embedding_dim: of every table. units: hidden layer sizes of each tower. dim: of query and candidate vectors, the
     last of which is spent on the candidate's bias. learning_rate: of the dense weights (Adam). embedding_learning_rate:
-    of the tables (row-wise Adagrad); both fall to nothing along a cosine over the epochs. embedding_precision: how the
-    tables' rows are stored; in 16 bits they are rounded stochastically. dropout: share of hidden
-    units dropped in training. id_dropout: share of user and item ids hidden in training, so that what is unknown can be
-    served from its features. batch_size: positives in a global batch, each the others' negatives. epochs: at most so
-    many passes. patience: training stops after so many in a row without a better validation NDCG.
+    of the tables; both fall to nothing along a cosine over the epochs. embedding_optimizer: of the tables; Adagrad
+    keeps embedding_dim numbers beside a row where row-wise Adagrad keeps one. embedding_precision: how the tables' rows
+    are stored; in 16 bits they are rounded stochastically. dropout: share of hidden units dropped in training.
+    id_dropout: share of user and item ids hidden in training, so that what is unknown can be served from its features.
+    batch_size: positives in a global batch, each the others' negatives. epochs: at most so many passes. patience:
+    training stops after so many in a row without a better validation NDCG.
     """
 
     embedding_dim: int = Field(32, ge=1)
@@ -25,6 +30,7 @@ class RetrievalConfig(Config):
     dim: int = Field(64, ge=2)
     learning_rate: float = Field(0.001, gt=0)
     embedding_learning_rate: float = Field(0.05, gt=0)
+    embedding_optimizer: OptimizerName = "RowWiseAdagrad"
     embedding_precision: Precision = "float32"
     dropout: float = Field(0.1, ge=0, lt=1)
     id_dropout: float = Field(0.1, ge=0, lt=1)

@@ -21,6 +21,8 @@ def in_batch_softmax(
     another row, is no negative for this one: it is masked.
 
     queries, candidates: [B, D] float32; items: [B] int64 positions; log_q: [B] float32: this rank's. Returns a scalar.
+    A row whose item is negative only fills up its batch: it is nobody's negative and adds nothing (its log_q is
+    FILLED_LOG_Q).
     Between ranks: one exchange of vectors and one of their gradients, one of the rest.
     """
     share = share or share_of(LocalCommunicator(), tf.shape(items)[0])
@@ -30,10 +32,11 @@ def in_batch_softmax(
     logits = tf.matmul(queries, candidates, transpose_b=True) - log_q[tf.newaxis, :]
     labels = first + tf.range(tf.size(own, tf.int64))
     same = tf.equal(own[:, tf.newaxis], items[tf.newaxis, :])
-    itself = tf.equal(labels[:, tf.newaxis], tf.range(share.total)[tf.newaxis, :])
+    itself = tf.equal(labels[:, tf.newaxis], tf.range(tf.size(items, tf.int64))[tf.newaxis, :])
     logits = tf.where(tf.logical_and(same, tf.logical_not(itself)), MASKED, logits)
     losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
-    return tf.reduce_sum(losses) / tf.cast(share.total, tf.float32)
+    there = tf.math.count_nonzero(items >= 0, dtype=tf.float32)
+    return tf.reduce_sum(tf.where(own >= 0, losses, 0.0)) / there
 
 
 def _side_information(share: BatchShare, items: tf.Tensor, log_q: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

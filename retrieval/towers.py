@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from foundation.draws import dropout
+from foundation.draws import dropout, uniform
 from foundation.tf import keras, tf
 from inputs.entities import FeatureSpec
 
@@ -19,21 +19,29 @@ class Tower(keras.layers.Layer):
         super().__init__(name=name)
         self._dropout, self._seed = dropout, seed
         self._linear = _dense(width, dim, seed)
+        self._units = tuple(units)
         sizes = [width, *units]
         self._hidden = [_dense(w, u, seed + 1 + i) for i, (w, u) in enumerate(zip(sizes, units, strict=False))]
         self._last = _dense(sizes[-1], dim, seed + 1 + len(units)) if units else None
 
-    def call(self, inputs: tf.Tensor, step: tf.Tensor | None = None, first_row: tf.Tensor | int = 0) -> tf.Tensor:
-        """step: [] int64 in training, where it seeds dropout; None when serving. first_row: [] int64, of these inputs
-        among the global batch's rows."""
+    def draws(self, rows: tf.Tensor, step: tf.Tensor, first_row: tf.Tensor | int = 0) -> list[tf.Tensor]:
+        """What decides dropout in a training step, [rows, units] of each hidden layer; [] without dropout. step: []
+        int64, seeds it. first_row: [] int64, of these rows among the global batch's."""
+        if not self._dropout:
+            return []
+        seeds = [self._seed + 7919 * depth for depth in range(len(self._units))]
+        return [uniform(rows, width, first_row, step, seed) for width, seed in zip(self._units, seeds, strict=True)]
+
+    def call(self, inputs: tf.Tensor, draws: Sequence[tf.Tensor] = ()) -> tf.Tensor:
+        """draws: in training, see `draws`."""
         outputs = self._linear(inputs)
         if self._last is None:
             return outputs
         hidden = inputs
         for depth, layer in enumerate(self._hidden):
             hidden = tf.nn.relu(layer(hidden))
-            if step is not None and self._dropout:
-                hidden = dropout(hidden, self._dropout, first_row, step, self._seed + 7919 * depth)
+            if draws:
+                hidden = dropout(hidden, self._dropout, draws[depth])
         return outputs + self._last(hidden)
 
 

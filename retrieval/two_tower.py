@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from embeddings import ShardedEmbedding, Wire
-from embeddings.feature_tables import tables_for
+from embeddings.feature_tables import OPTIMIZERS, tables_for
 from embeddings.sharding import ShardingPlan
 from foundation.draws import uniform
 from foundation.tf import keras, tf
@@ -49,7 +49,11 @@ class TwoTower(keras.Model):
         rate = falling(config.embedding_learning_rate, steps)
         self.embedding = ShardedEmbedding(
             tables_for(
-                {**query_features, **item_features}, config.embedding_dim, rate, seed, config.embedding_precision
+                {**query_features, **item_features},
+                config.embedding_dim,
+                OPTIMIZERS[config.embedding_optimizer](rate),
+                seed,
+                config.embedding_precision,
             ),
             communicator=self._communicator,
             plan=plan,
@@ -67,22 +71,28 @@ class TwoTower(keras.Model):
         inputs = {name: self._hidden(name, value, step, share.first) for name, value in batch.items()}
         names = [*self._query_features, *self._item_features]
         lookups = self.embedding.begin({n: inputs[n] for n in names if self._categorical(n)}, training=True)
-        return {"inputs": inputs, "share": share, "lookups": lookups}
+        others = [*(n for n in names if not self._categorical(n)), "item_position", "log_q"]
+        rows = tf.shape(batch["item_position"])[0]
+        draws = {side: tower.draws(rows, step, share.first) for side, tower in self._towers().items()}
+        return {"inputs": {n: inputs[n] for n in others}, "share": share, "lookups": lookups, "draws": draws}
+
+    def _towers(self) -> dict[str, Tower]:
+        return {"query": self._query_tower, "item": self._item_tower}
 
     def losses_of(self, begun: Mapping[str, Any], step: tf.Tensor) -> dict[str, tf.Tensor]:
         """{"loss": scalar} of what `begin` began. Of a rank's slice of a batch: its share, which sums to the loss over
         all ranks."""
-        inputs, share = begun["inputs"], begun["share"]
+        inputs, share, draws = begun["inputs"], begun["share"], begun["draws"]
         activations = self.embedding(begun["lookups"], training=True)
-        queries = self._query(activations, inputs, step, share.first)
+        queries = self._query(activations, inputs, draws["query"])
         item_inputs = side_by_side(self._item_features, activations, inputs)
-        candidates = self._item_tower(item_inputs, step=step, first_row=share.first)
+        candidates = self._item_tower(item_inputs, draws["item"])
         return {"loss": in_batch_softmax(queries, candidates, inputs["item_position"], inputs["log_q"], share)}
 
     def embed_queries(self, inputs: Mapping[str, Any]) -> tf.Tensor:
         """[B, dim] query vectors."""
         activations = self.embedding({n: inputs[n] for n in self._query_features if self._categorical(n)})
-        return self._query(activations, inputs, None)
+        return self._query(activations, inputs)
 
     def embed_items(self, inputs: Mapping[str, Any]) -> tf.Tensor:
         """[B, dim] candidate vectors."""
@@ -90,10 +100,10 @@ class TwoTower(keras.Model):
         return self._item_tower(side_by_side(self._item_features, activations, inputs))
 
     def _query(
-        self, activations: Mapping[str, tf.Tensor], inputs: Mapping[str, Any], step: Any, first_row: Any = 0
+        self, activations: Mapping[str, tf.Tensor], inputs: Mapping[str, Any], draws: Sequence[tf.Tensor] = ()
     ) -> tf.Tensor:
         query_inputs = side_by_side(self._query_features, activations, inputs)
-        vectors = self._query_tower(query_inputs, step=step, first_row=first_row)
+        vectors = self._query_tower(query_inputs, draws)
         return tf.concat([vectors, tf.ones_like(vectors[:, :1])], axis=1)
 
     def _categorical(self, name: str) -> bool:

@@ -9,7 +9,7 @@ from strategies.mirrored import MirroredCommunicator, MirroredStrategy, replicas
 from strategies.multi_worker import MultiWorkerStrategy, communicator_of
 from strategies.parameter_server import ParameterServerStrategy, servers_of
 from strategies.single import LocalCommunicator, SingleStrategy
-from strategies.tpu import TpuStrategy, is_tpu
+from strategies.tpu import TpuCommunicator, TpuStrategy, is_tpu
 
 __all__ = [
     "Communicator",
@@ -22,6 +22,7 @@ __all__ = [
     "SingleStrategy",
     "Strategy",
     "Topology",
+    "TpuCommunicator",
     "TpuStrategy",
     "communicator_of",
     "create_strategy",

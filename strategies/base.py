@@ -56,6 +56,7 @@ class Strategy(Protocol):
 
     communicator: Communicator
     topology: Topology
+    fixed_shapes: bool  # whether every batch of a training must have the shapes of the first
 
     @property
     def is_chief(self) -> bool:
@@ -74,6 +75,10 @@ class Strategy(Protocol):
     def run(self, step: Callable[..., Any], *arguments: Any) -> Any:
         """One step on this rank's device."""
 
+    def run_begun(self, begin: Callable[..., Any], finish: Callable[..., Any], batch: Any, step: Any) -> Any:
+        """One step in two parts: `finish(begun, step)` on each rank's device, of what `begin(batch, step)` made, which
+        reads no weight, there or where the device wants it made."""
+
     def barrier(self) -> None:
         """Returns when every rank has come here."""
 
@@ -81,6 +86,8 @@ class Strategy(Protocol):
 class ProcessStrategy:
     """A rank of one process and device, whose variables are its own and whose steps are called as they are: what
     strategies build on."""
+
+    fixed_shapes = False
 
     def __init__(self, communicator: Communicator, topology: Topology) -> None:
         self.communicator, self.topology = communicator, topology
@@ -103,5 +110,13 @@ class ProcessStrategy:
     def run(self, step: Callable[..., Any], *arguments: Any) -> Any:
         return step(*arguments)
 
+    def run_begun(self, begin: Callable[..., Any], finish: Callable[..., Any], batch: Any, step: Any) -> Any:
+        return run_whole(self, begin, finish, batch, step)
+
     def barrier(self) -> None:
         self.communicator.all_reduce(tf.zeros([1]))
+
+
+def run_whole(strategy: Strategy, begin: Callable[..., Any], finish: Callable[..., Any], batch: Any, step: Any) -> Any:
+    """`Strategy.run_begun` where both parts are the device's."""
+    return strategy.run(lambda batch, step: finish(begin(batch, step), step), batch, step)

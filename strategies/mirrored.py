@@ -9,7 +9,7 @@ from typing import Any
 
 from foundation.errors import UserError, first_line
 from foundation.tf import tf
-from strategies.base import Communicator, Topology
+from strategies.base import Communicator, Topology, run_whole
 from strategies.single import LocalCommunicator
 
 DEVICES = "HEADRACE_DEVICES"  # how many this process drives, where the caller does not say
@@ -132,6 +132,8 @@ class MirroredStrategy:
       UserError: there are fewer devices than asked for, or TensorFlow has begun and the processor is not divided so.
     """
 
+    fixed_shapes = False
+
     def __init__(self, devices: int | None = None) -> None:
         """devices: how many, each a rank: GPUs, or where there are none logical devices that share the processor.
         None: as many as HEADRACE_DEVICES says, else all GPUs, else one."""
@@ -165,25 +167,27 @@ class MirroredStrategy:
         of_ranks = list(batches)
         if len(of_ranks) != self.topology.ranks:
             raise ValueError(f"mirrored: batches of {len(of_ranks)} ranks were given; there are {self.topology.ranks}")
-        return _Distributed(self.distribution, of_ranks)
+        return Distributed(self.distribution, of_ranks)
 
     def run(self, step: Callable[..., Any], *arguments: Any) -> Any:
         """The step on every device. Returns what the first rank's gave: what a step must tell of all ranks, it sums or
         gathers itself, as under every other strategy."""
-        results = self.distribution.run(step, args=arguments)
-        return tf.nest.map_structure(lambda value: self.distribution.experimental_local_results(value)[0], results)
+        return of_first_rank(self.distribution, self.distribution.run(step, args=arguments))
+
+    def run_begun(self, begin: Callable[..., Any], finish: Callable[..., Any], batch: Any, step: Any) -> Any:
+        return run_whole(self, begin, finish, batch, step)
 
     def barrier(self) -> None:
         """Returns at once: there is one process."""
 
 
-class _Distributed:
+class Distributed:
     """An iterator over values that each hold a part for every replica."""
 
-    def __init__(self, distribution: tf.distribute.MirroredStrategy, batches: Sequence[Iterable[Any]]) -> None:
+    def __init__(self, distribution: tf.distribute.Strategy, batches: Sequence[Iterable[Any]]) -> None:
         self._distribution, self._batches = distribution, [iter(of_rank) for of_rank in batches]
 
-    def __iter__(self) -> _Distributed:
+    def __iter__(self) -> Distributed:
         return self
 
     def __next__(self) -> Any:
@@ -191,6 +195,11 @@ class _Distributed:
         return self._distribution.experimental_distribute_values_from_function(
             lambda context: parts[context.replica_id_in_sync_group]
         )
+
+
+def of_first_rank(distribution: tf.distribute.Strategy, results: Any) -> Any:
+    """What the first replica's step gave."""
+    return tf.nest.map_structure(lambda value: distribution.experimental_local_results(value)[0], results)
 
 
 def replicas_of(distribution: tf.distribute.Strategy) -> MirroredCommunicator | None:

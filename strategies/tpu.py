@@ -7,14 +7,14 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from foundation.errors import UserError, first_line
 from foundation.tf import tf
-from strategies.base import ProcessStrategy, Topology
-from strategies.single import LocalCommunicator
+from strategies.base import Communicator, Topology
+from strategies.mirrored import Distributed, of_first_rank
 
 SECONDS = 30.0  # that any of Cloud TPU's services is waited for
 _CHIPS = ("/dev/accel[0-9]*", "/dev/vfio/[0-9]*")  # how a TPU VM shows its chips
@@ -26,44 +26,119 @@ _NEEDS = (
 _Result = TypeVar("_Result")
 
 
-class TpuStrategy(ProcessStrategy):
-    """Strategy "tpu". TPU_NAME says which: see the error that its absence gives. One process drives all cores, each a
-    replica; tables are the embedding hardware's (`embeddings.tpu`), so for the exchange there is one rank.
+class TpuCommunicator:
+    """Exchange between a TPU's replicas, within a step. A replica's `rank` is known there, and where its step is begun:
+    on the host, where nothing is exchanged but how many rows each has, which is the same for all.
+    """
 
-    A step takes a batch whose features `TpuEmbedding.prepare` has made ready; `distribute` gives each replica its equal
-    part. Its gradients sum over replicas, so a replica's loss is its share of the global batch's.
+    def __init__(self, distribution: tf.distribute.Strategy) -> None:
+        self.size = distribution.num_replicas_in_sync
+        self._begun: int | None = None
+
+    @property
+    def rank(self) -> Any:
+        """Raises:
+        RuntimeError: no replica runs this, and none is begun.
+        """
+        return self._begun if self._begun is not None else self._replica().replica_id_in_sync_group
+
+    @contextmanager
+    def begun_as(self, rank: int) -> Iterator[None]:
+        """What the block does on the host is that replica's."""
+        self._begun = rank
+        try:
+            yield
+        finally:
+            self._begun = None
+
+    def all_gather(self, value: tf.Tensor) -> tf.Tensor:
+        if self._begun is not None:
+            return tf.tile(value, [self.size, *[1] * (value.shape.rank - 1)])
+        return value if self.size == 1 else self._replica().all_gather(value, 0)
+
+    def all_reduce(self, value: tf.Tensor) -> tf.Tensor:
+        if self._begun is not None:
+            return value * self.size
+        return value if self.size == 1 else self._replica().all_reduce("SUM", value)
+
+    def all_to_all(self, rows: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+        """See `Communicator`. Shapes are fixed, so all sizes are one, and `sizes` is not asked."""
+        if self.size == 1:
+            return rows
+        by_receiver = tf.stack(tf.split(rows, self.size))[tf.newaxis]  # [1, receivers, n, ...]
+        mine = tf.gather(self._replica().all_gather(by_receiver, 0), self.rank, axis=1)
+        return tf.concat(tf.unstack(mine, self.size), 0)
+
+    def broadcast(self, value: tf.Tensor, root: int = 0) -> tf.Tensor:
+        return self.all_gather(value[tf.newaxis])[root]
+
+    def _replica(self) -> Any:
+        context = tf.distribute.get_replica_context()
+        if context is None or context.num_replicas_in_sync != self.size:
+            raise RuntimeError("a TPU's replicas exchange only within a step: call this from what strategy.run runs")
+        return context
+
+
+class TpuStrategy:
+    """Strategy "tpu". TPU_NAME says which: see the error that its absence gives. One process drives all cores, each a
+    replica and a rank; tables are the embedding hardware's (`embeddings.tpu`).
+
+    A step takes a batch whose features `TpuEmbedding.prepare` has made ready on the host: `run_begun` begins it there.
+    Its gradients sum over replicas, so a replica's loss is its share of the global batch's.
 
     Raises:
       UserError: there is no TPU to be had here, and what is wanted. No service is waited for longer than SECONDS.
     """
 
-    def __init__(self) -> None:
-        resolver = _resolver(os.environ)
-        try:
-            tf.config.experimental_connect_to_cluster(resolver)
-            tf.tpu.experimental.initialize_tpu_system(resolver)
-            self.distribution = tf.distribute.TPUStrategy(resolver)
-        except (tf.errors.OpError, RuntimeError) as error:
-            raise _none_here(f"TensorFlow cannot start it ({first_line(error)})") from error
+    fixed_shapes = True
+    is_chief = True
+
+    def __init__(self, distribution: tf.distribute.Strategy | None = None) -> None:
+        """distribution: the TPUStrategy; None: that of the TPU which TPU_NAME says."""
+        self.distribution = _started() if distribution is None else distribution
         ranks, hosts = self.distribution.num_replicas_in_sync, self.distribution.extended.num_hosts
-        topology = Topology(ranks, ranks // hosts, "TPU")
-        super().__init__(LocalCommunicator(), topology)
+        self.topology = Topology(ranks, ranks // hosts, "TPU")
+        self._exchange = TpuCommunicator(self.distribution)
+        self.communicator: Communicator = self._exchange
+
+    @property
+    def ranks(self) -> range:
+        """Those of this process: all there are."""
+        return range(self.topology.ranks)
 
     def scope(self) -> AbstractContextManager[Any]:
         return self.distribution.scope()
 
-    def distribute(self, batches: Iterable[Any]) -> Iterator[Any]:
-        """Each global batch, a replica's part on its host: see `part_of`."""
-        ranks = self.topology.ranks
-        for batch in batches:
-            yield self.distribution.experimental_distribute_values_from_function(
-                lambda context, batch=batch: part_of(batch, context.replica_id_in_sync_group, ranks)
-            )
+    def distribute(self, batches: Iterable[Iterable[Any]]) -> Iterator[Any]:
+        """As MirroredStrategy's: for each rank in turn its parts of the global batches (`part_of` makes them of whole
+        ones), all of one shape."""
+        return Distributed(self.distribution, list(batches))
 
     def run(self, step: Callable[..., Any], *arguments: Any) -> Any:
+        """The step on every core; returns what the first one's gave."""
         # else TensorFlow pads the features, and the embedding hardware wants them as they were given
         options = tf.distribute.RunOptions(experimental_enable_dynamic_batch_size=False)
-        return self.distribution.run(step, args=arguments, options=options)
+        return of_first_rank(self.distribution, self.distribution.run(step, args=arguments, options=options))
+
+    def run_begun(self, begin: Callable[..., Any], finish: Callable[..., Any], batch: Any, step: Any) -> Any:
+        """`begin` on the host, replica by replica: the embedding hardware takes only what a step is called with."""
+        begun, form = [], None
+        for rank in self.ranks:
+            part = tf.nest.map_structure(lambda value, rank=rank: self._of_rank(value, rank), batch)
+            with self._exchange.begun_as(rank):
+                form = begin(part, step)
+            begun.append(tf.nest.flatten(form, expand_composites=True))
+        parts = self.distribution.experimental_distribute_values_from_function(
+            lambda context: begun[context.replica_id_in_sync_group]
+        )
+
+        def finished(flat: list[tf.Tensor], step: tf.Tensor) -> Any:
+            return finish(tf.nest.pack_sequence_as(form, flat, expand_composites=True), step)
+
+        return self.run(finished, parts, step)
+
+    def _of_rank(self, value: Any, rank: int) -> Any:
+        return self.distribution.experimental_local_results(value)[rank]
 
     def barrier(self) -> None:
         """One process: it is there."""
@@ -94,6 +169,16 @@ def part_of(batch: Any, replica: int, replicas: int) -> Any:
         return value[replica * each : (replica + 1) * each]
 
     return tf.nest.map_structure(part, batch, expand_composites=False)
+
+
+def _started() -> tf.distribute.TPUStrategy:
+    resolver = _resolver(os.environ)
+    try:
+        tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+        return tf.distribute.TPUStrategy(resolver)
+    except (tf.errors.OpError, RuntimeError) as error:
+        raise _none_here(f"TensorFlow cannot start it ({first_line(error)})") from error
 
 
 def _resolver(environment: Mapping[str, str], seconds: float = SECONDS) -> Any:

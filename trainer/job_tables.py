@@ -17,7 +17,7 @@ from inputs.ragged import Ragged
 from inputs.schema import ITEM, USER
 from trainer.workspace import Workspace
 
-OPTIMIZER = "RowWiseAdagrad"  # of both models (embeddings/feature_tables.py)
+RANKERS_OPTIMIZER = "RowWiseAdagrad"
 
 
 def workloads_of(workspace: Workspace) -> dict[str, Workload]:
@@ -51,7 +51,8 @@ def _retrieval(workspace: Workspace) -> Workload:
         for part in (Dense.stack([width, dim]), Dense.stack([width, *config.units, dim]))
     ]
     scores = Dense(6.0 * config.dim * config.batch_size)  # each query against every candidate of the batch
-    tables = _tables(features, batch, len(batch["item_position"]), config.embedding_dim, config.embedding_precision)
+    rows, table = len(batch["item_position"]), (config.embedding_dim, config.embedding_optimizer)
+    tables = _tables(features, batch, rows, *table, config.embedding_precision)
     return Workload(tables, config.batch_size, sum(towers, scores))
 
 
@@ -68,7 +69,7 @@ def _ranking(workspace: Workspace) -> Workload:
     experts = [Dense.stack([width, *config.expert_units])] * config.num_experts
     heads = [Dense.stack([config.expert_units[-1], *config.head_units, 1])] * tasks
     others = Dense.stack([width, tasks * (config.num_experts + 1)])  # gates and the linear path
-    tables = _tables(features, batch, rows, config.dim, config.embedding_precision)
+    tables = _tables(features, batch, rows, config.dim, RANKERS_OPTIMIZER, config.embedding_precision)
     return Workload(tables, config.batch_size, sum([*experts, *heads], others))
 
 
@@ -86,7 +87,7 @@ def _crossed(query: Mapping[str, FeatureSpec], item: Mapping[str, FeatureSpec]) 
 
 
 def _tables(
-    features: Mapping[str, FeatureSpec], batch: Inputs, examples: int, dim: int, precision: Precision
+    features: Mapping[str, FeatureSpec], batch: Inputs, examples: int, dim: int, optimizer: str, precision: Precision
 ) -> tuple[TableSpec, ...]:
     """The features' tables, looked up as often as in this batch of so many examples, by the law that its distinct ids
     speak for."""
@@ -101,6 +102,6 @@ def _tables(
         ids = np.concatenate(parts)
         alpha = fitted_alpha(sizes[name], len(ids), len(np.unique(ids))) if len(ids) else 0.0
         factors = [max(len(part) / examples, 1e-6) for part in parts]
-        table = TableSpec(name, sizes[name], dim, zipf_alpha=alpha, optimizer=OPTIMIZER, precision=precision)
+        table = TableSpec(name, sizes[name], dim, zipf_alpha=alpha, optimizer=optimizer, precision=precision)
         tables.append(table.looked_up_by(factors))
     return tuple(tables)

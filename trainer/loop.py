@@ -18,6 +18,7 @@ from embeddings.dense import DenseCheckpoint
 from foundation.errors import UserError
 from foundation.memory import keep_freed_memory
 from foundation.progress import progress, say
+from foundation.tensors import to_tensors
 from foundation.tf import keras, tf
 from inputs.batches import Batches
 from strategies import ParameterServerStrategy, Strategy
@@ -95,6 +96,7 @@ def train(training: Training, config: TrainingConfig, run: RunDirectory, world: 
       UserError: the loss is no longer finite.
     """
     keep_freed_memory()
+    _build(training, world)
     folder = run.checkpoints / training.stage
     store = checkpoint_store(
         training.model, training.optimizer, folder, world, config.keep_checkpoints, config.keep_every
@@ -133,6 +135,16 @@ def train(training: Training, config: TrainingConfig, run: RunDirectory, world: 
     return best, curves
 
 
+def _build(training: Training, world: World) -> None:
+    """Makes the tables whose hardware must know a batch's shapes first."""
+    embedding = training.model.embedding
+    if embedding.built:
+        return
+    batch = to_tensors(training.batches.batch(0, 0, 0, world.size))
+    with world.strategy.scope():
+        embedding.build({name: batch[name].shape for name in embedding.features})
+
+
 def checkpoint_store(
     model: Any, optimizer: Any, directory: Path, world: World, keep: int, keep_every: int = 0
 ) -> CheckpointStore:
@@ -164,7 +176,7 @@ def _epoch(
             stack.enter_context(training.batches.iterate(position.epoch, position.batch, rank, world.size))
             for rank in world.strategy.ranks
         ]
-        feeds = [feed(source) for source in sources]
+        feeds = [feed(source, world.strategy.fixed_shapes) for source in sources]
         for call in itertools.count():
             if not left:
                 return
@@ -250,7 +262,8 @@ def _steps(model: Any, optimizer: keras.optimizers.Optimizer, world: World) -> S
 
     if isinstance(strategy, ParameterServerStrategy):
         return _asynchronous(strategy, whole, names)
-    sums = _ahead(strategy, model.begin, finish) if model.embedding.begins_ahead else _one_by_one(strategy, whole)
+    way = _ahead if model.embedding.begins_ahead else _one_by_one
+    sums = way(strategy, model.begin, finish)
 
     def means(feeds: list[Any], count: int, first_step: int) -> dict[str, float]:
         total = sums(feeds, tf.constant(count, tf.int64), tf.constant(first_step, tf.int64))
@@ -259,7 +272,9 @@ def _steps(model: Any, optimizer: keras.optimizers.Optimizer, world: World) -> S
     return means
 
 
-def _one_by_one(strategy: Strategy, whole: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
+def _one_by_one(
+    strategy: Strategy, begin: Callable[..., Any], finish: Callable[..., tf.Tensor]
+) -> Callable[..., tf.Tensor]:
     """The sum of what the steps give."""
 
     @tf.function(reduce_retracing=True)
@@ -268,7 +283,7 @@ def _one_by_one(strategy: Strategy, whole: Callable[..., tf.Tensor]) -> Callable
         total = tf.zeros([])
         for step in tf.range(first_step, first_step + count):
             tf.autograph.experimental.set_loop_options(shape_invariants=[(total, tf.TensorShape(None))])
-            total += strategy.run(whole, next(batches), step)
+            total += strategy.run_begun(begin, finish, next(batches), step)
         return total
 
     return sums

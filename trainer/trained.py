@@ -10,12 +10,12 @@ from trainer.checkpoint import Stored, folder_of
 from trainer.curves import write_curves
 from trainer.loop import Training, checkpoint_store, train
 from trainer.workspace import Workspace
-from trainer.world import alone
+from trainer.world import World, alone
 
 
-def fit(workspace: Workspace, training: Training) -> Stored:
+def fit(workspace: Workspace, training: Training, world: World) -> Stored:
     """Trains to the end, leaving checkpoints and curves in the run directory; returns the best checkpoint (`train`)."""
-    run, world = workspace.run, workspace.world
+    run = workspace.run
     best, curves = train(training, workspace.job.training, run, world)
     if world.is_chief:
         write_curves(run.curves, training.stage, curves.points)

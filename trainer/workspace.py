@@ -12,6 +12,7 @@ from scipy.sparse import csr_matrix
 from evaluation.harness import Catalogue
 from evaluation.protocol import Queries, queries_at_cutoff, queries_rolling
 from foundation.errors import UserError
+from foundation.progress import say
 from inputs.dataset import Dataset
 from inputs.features import FeatureSpace
 from inputs.histories import Histories
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from trainer.world import World
 
 
-SEVERAL_PROCESSES = ("multi_worker", "horovod")
+JOINED_FIRST = ("multi_worker", "horovod", "tpu")  # before anything is written: others wait, or it cannot be had
 
 
 class Workspace:
@@ -119,7 +120,7 @@ class Workspace:
     @property
     def several_processes(self) -> bool:
         """Whether the job is run by several, of which this is one."""
-        spread = self.job.training.strategy in SEVERAL_PROCESSES and not self._alone
+        spread = self.job.training.strategy in JOINED_FIRST and not self._alone
         return spread and self.world.several_processes
 
     @cached_property
@@ -128,6 +129,16 @@ class Workspace:
         from trainer.world import alone, join_world
 
         return alone() if self._alone else join_world(self.job, self.membership)
+
+    @cached_property
+    def world_of_lists(self) -> World:
+        """The ranks that train on whole lists. They have no fixed shape: a TPU's host does it."""
+        from trainer.world import alone
+
+        if not self.world.strategy.fixed_shapes:
+            return self.world
+        say("ranking: lists have no fixed shape, which a TPU wants: trained by this machine's processor")
+        return alone()
 
     def new_two_tower(self, steps: int = 1, world: World | None = None) -> TwoTower:
         """The untrained retrieval model of this job; steps: of the training it is to go through; world: the ranks that

@@ -6,9 +6,10 @@ import struct
 
 from foundation.progress import mute
 from foundation.tf import tf
-from strategies import ParameterServerStrategy, SingleStrategy, Strategy, create_strategy
+from strategies import ParameterServerStrategy, SingleStrategy, Strategy, TpuStrategy, create_strategy
 from trainer.job import Job
 from trainer.supervisor.member import Membership
+from trainer.tpu_job import check_tpu_job
 
 
 class World:
@@ -28,7 +29,8 @@ class World:
     @property
     def holds_the_model(self) -> bool:
         """Whether this process has all of a model that it trains, in its own memory."""
-        return self.size == 1 and not isinstance(self.strategy, ParameterServerStrategy)
+        elsewhere = isinstance(self.strategy, ParameterServerStrategy | TpuStrategy)
+        return self.size == 1 and not elsewhere
 
     @property
     def is_chief(self) -> bool:
@@ -66,6 +68,9 @@ def join_world(job: Job, membership: Membership) -> World:
     """This process's world, by the job's strategy.
 
     Raises:
-      UserError: the strategy is not known, or cannot be had here.
+      UserError: the strategy is not known, cannot be had here, or cannot do what the job asks for.
     """
-    return World(create_strategy(job.training.strategy, job.training.workers), membership)
+    strategy = create_strategy(job.training.strategy, job.training.workers)
+    if isinstance(strategy, TpuStrategy):
+        check_tpu_job(job, strategy.topology.ranks)
+    return World(strategy, membership)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -30,26 +31,28 @@ def save_tables(layer: ShardedEmbedding, folder: str | Path) -> None:
     Raises:
       UserError: the disk is full, or the folder cannot be written.
     """
-    Snapshot(layer, Live()).write(folder)
+    Snapshot(layer, _own(layer), Live()).write(folder)
 
 
 def snapshot_tables(layer: ShardedEmbedding) -> Snapshot:
     """What this process holds of the layer's tables, as it is now, for whoever writes it while training goes on; to be
     closed."""
-    variables = [variable for shard in _own(layer) for variable in variables_of(shard.held).values()]
-    return Snapshot(layer, image_of(variables))
+    shards = _own(layer)
+    variables = [variable for shard in shards for variable in variables_of(shard.held).values()]
+    return Snapshot(layer, shards, image_of(variables))
 
 
 class Snapshot:
     """A layer's tables at a moment. A context manager."""
 
-    def __init__(self, layer: ShardedEmbedding, image: Image) -> None:
+    def __init__(self, layer: ShardedEmbedding, shards: Sequence[HeldShard], image: Image) -> None:
+        """image: of the shards' variables."""
         self._image = image
         self._ranks, self._of = list(layer.local_ranks), layer.communicator.size
         self._tables = [SavedTable.of(config) for config in layer.table_configs.values()]
         number = {name: place for place, name in enumerate(layer.table_configs)}
         self._parts: list[tuple[int, str, static_tables.Taken | dynamic_tables.Taken]] = []
-        for shard in _own(layer):
+        for shard in shards:
             name = quote(shard.config.name, safe="")[:_LONGEST_NAME]
             path = f"{rank_folder(shard.rank)}/{number[shard.config.name]:04d}-{name}/{shard.part}"
             taken = static_tables.Taken(shard) if shard.static else dynamic_tables.Taken(shard)
@@ -103,9 +106,11 @@ def restore_tables(layer: ShardedEmbedding, folder: str | Path) -> None:
     root = Path(folder)
     saved = Saved.read(root)
     _check_tables(layer, saved)
-    for shard in layer.shards():
+    shards = layer.shards()
+    for shard in shards:
         restore = static_tables.restore if shard.static else dynamic_tables.restore
         restore(shard, root, saved.parts_of(shard.config.name))
+    layer.take(shards)
 
 
 def verify_tables(folder: str | Path) -> None:

@@ -11,13 +11,15 @@ each rank its examples' pooled vectors: nothing is made distinct before it trave
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Literal, get_args
 
 import numpy as np
 
+from embeddings.planner.counted import COUPLED_PASSES, LEVELS_PER_GROUPING, SEARCHES
 from embeddings.planner.enumeration import ShardingOption
+from embeddings.planner.fixed import FLOAT_BYTES, FixedCosts
 from embeddings.planner.loads import (
     ASKER_INTER,
     ASKER_INTRA,
@@ -36,26 +38,13 @@ from embeddings.planner.loads import (
 from embeddings.planner.requests import Asked, asked_of
 from embeddings.planner.tables import BYTES_PER_FLOAT, TableSpec, Workload
 from embeddings.planner.topology import ClusterTopology
-from embeddings.planner.traffic import COUNT_BYTES, ID_BYTES, WireFormat, all_reduce_seconds, latency
+from embeddings.planner.traffic import COUNT_BYTES, ID_BYTES, WireFormat
 
 ExchangeKind = Literal["distinct", "pooled"]
 EXCHANGES: tuple[ExchangeKind, ...] = get_args(ExchangeKind)
 
-# Ops that a training step starts: for each feature (bags, checks, pooling, their gradients), each feature whose outputs
-# come pooled (split, joined, and back), each stream of the exchange (a part of a table on its way), each shard held
-# (lookup, grouping, sums, optimizer, scatter), each dense layer (product, bias, activation, their gradients, its
-# optimizer), and for the step itself (collectives, loss). Counted in embeddings/exchange.py and in the TensorFlow twin
-# of the kernels, without those that only rename.
-OPS_PER_FEATURE, OPS_PER_POOLED_OUTPUT, OPS_PER_STREAM, OPS_PER_SHARD = 12, 4, 12, 25
-OPS_PER_DENSE_LAYER, OPS_PER_STEP = 16, 60
-
 # A row at a random place is fetched in pieces of this size: a line of a CPU's cache, two sectors of a GPU's.
 FETCH_BYTES = 64
-# Memory traffic of grouping one id: a radix sort of 64-bit keys with 32-bit places, eight passes of a byte each that
-# read keys once to count them, then read and write both.
-GROUPING_BYTES = 8 * (8 + 2 * 12)
-FLOAT_BYTES = 4
-COLLECTIVES = 4  # of a step, however many tables: counts, ids, vectors, gradients; and one of the dense layers
 
 
 @dataclass(frozen=True)
@@ -68,7 +57,7 @@ class Demand:
     distinct_globally: float
 
 
-class CostModel:
+class CostModel(FixedCosts):
     """Costs of the tables of a workload on a topology. wire: how vectors and gradients travel."""
 
     def __init__(
@@ -78,12 +67,9 @@ class CostModel:
         wire: WireFormat = "float32",
         exchange: ExchangeKind = "distinct",
     ) -> None:
-        self.workload, self.topology, self.wire, self.exchange = workload, topology, wire, exchange
+        super().__init__(workload, topology)
+        self.wire, self.exchange = wire, exchange
         self.vector_bytes = BYTES_PER_FLOAT[wire]
-        self.examples = workload.batch_size / topology.ranks  # of one rank
-        self._seconds_per_byte = 1.0 / (topology.memory_bandwidth * topology.memory_efficiency)
-        grouping = GROUPING_BYTES * self._seconds_per_byte if topology.grouping is None else 1.0 / topology.grouping
-        self._seconds_per_id = grouping
         self._demands: dict[tuple[str, int], tuple[Demand, Demand]] = {}
         self._costs: dict[tuple[str, ShardingOption, int], OptionCost] = {}
 
@@ -117,54 +103,72 @@ class CostModel:
         hot, cold = self.demands(table, option.hot_rows)
         replicated = cold if option.kind == "data_parallel" else hot
         if self.exchange == "distinct":
-            self._add_asking(everywhere, table, hot.occurrences + cold.occurrences)
+            share = 1.0 if option.kind == "column_wise" else 1.0 / owners
+            self._add_asking(everywhere, table, hot.occurrences + cold.occurrences, option, share)
             self._add_streams(everywhere, streams_of(option))
         else:
-            self._add_asking(everywhere, table, replicated.occurrences)
+            self._add_asking(everywhere, table, replicated.occurrences, option, 1.0)
         if option.kind == "data_parallel":
             self._add_replica(everywhere, table, table.rows, replicated)
             return OptionCost(everywhere, {})
         if option.kind == "hot_cold":
             self._add_replica(everywhere, table, option.hot_rows, replicated)
+            levels = math.log2(1 + option.hot_rows) / LEVELS_PER_GROUPING
+            everywhere[MEMORY] += SEARCHES * (hot.distinct + cold.distinct) * levels * self._seconds_per_id
         if self.exchange == "pooled" and self.topology.ranks > 1:
-            everywhere[LAUNCH] += OPS_PER_POOLED_OUTPUT * table.features * self.topology.kernel_launch
-        share = self._share if self.exchange == "distinct" else self._pooling_share
+            everywhere[LAUNCH] += self._ops.pooled_output * table.features * self.topology.kernel_launch
+        of_owner = self._share if self.exchange == "distinct" else self._pooling_share
         if option.kind == "column_wise":
-            parts = {width: share(table, option, table.rows, 1.0, cold, width) for width in set(option.columns)}
+            parts = {width: of_owner(table, option, table.rows, 1.0, cold, width) for width in set(option.columns)}
             link = self.topology.inter_host if self.topology.hosts > 1 else self.topology.intra_host
             coupled = self.coupled_bytes(table, cold, len(option.columns)) / link.speed
             return OptionCost(everywhere, {width: replace(part, coupled=coupled) for width, part in parts.items()})
         rows = -(-(table.rows - option.hot_rows) // owners)
-        part = share(table, option, rows, 1.0 / owners, cold, table.dim)
+        part = of_owner(table, option, rows, 1.0 / owners, cold, table.dim)
         if owners < self.topology.ranks or owners == 1:
             return OptionCost(everywhere, {table.dim: part})
         everywhere[[LAUNCH, MEMORY, BYTES]] += part.launch, part.memory, part.bytes
         self._add_to_all(everywhere, part.exchanged)
         return OptionCost(everywhere, {})
 
-    def _add_asking(self, everywhere: np.ndarray, table: TableSpec, ids: float) -> None:
-        """A rank groups its own ids, pools their vectors, and sums gradients by id."""
+    def _add_asking(
+        self, everywhere: np.ndarray, table: TableSpec, ids: float, option: ShardingOption, share: float
+    ) -> None:
+        """A rank groups its own ids, pools their vectors, and sums gradients by id. share: of the rows, that an owner
+        holds."""
         if not ids:
             return
-        everywhere[LAUNCH] += OPS_PER_FEATURE * table.features * self.topology.kernel_launch
+        everywhere[LAUNCH] += self._feature_ops(table) * self.topology.kernel_launch
         everywhere[MEMORY] += ids * self._seconds_per_id
-        moved = self._pooling_bytes(table, ids, self.examples, table.dim)
         if self.exchange == "distinct" and self.topology.ranks > 1:
-            moved += self._expanding_bytes(table, ids)
-        everywhere[MEMORY] += moved * self._seconds_per_byte
+            vectors = ids
+            if option.kind != "data_parallel":  # of bags that owners pool, one of each owner comes
+                requests = self.asked(table, option, share, table.dim)
+                vectors += requests.vectors_of(share) / share - requests.distinct - requests.ids
+            moved = self._pooling_bytes(table, vectors, self.examples, table.dim)
+            moved += self._expanding_bytes(table, vectors)
+            everywhere[MEMORY] += moved * self._seconds_streamed
+        else:
+            everywhere[MEMORY] += self._pooling_seconds(table, ids, self.examples, table.dim)
+
+    def _feature_ops(self, table: TableSpec) -> int:
+        return table.features * (self._ops.feature + (self._ops.bag if table.pooling_factor != 1 else 0))
+
+    def _shard_ops(self) -> int:
+        return self._ops.shard + (self._ops.asked if self.topology.ranks > 1 else 0)
 
     def _add_streams(self, everywhere: np.ndarray, streams: int) -> None:
         """What a part of a table on its way costs every rank, however few ids it has: its ops, and its counts."""
         if self.topology.ranks > 1:
-            everywhere[LAUNCH] += OPS_PER_STREAM * streams * self.topology.kernel_launch
+            everywhere[LAUNCH] += self._ops.stream * streams * self.topology.kernel_launch
             self._add_to_all(everywhere, COUNT_BYTES * streams * self.topology.ranks)
 
     def _add_replica(self, everywhere: np.ndarray, table: TableSpec, rows: int, demand: Demand) -> None:
         """Rows of which every rank holds and updates a copy."""
         came, row = demand.distinct * self.topology.ranks, FLOAT_BYTES * table.dim
         everywhere[BYTES] += table.bytes_of(rows)
-        everywhere[LAUNCH] += OPS_PER_SHARD * self.topology.kernel_launch
-        everywhere[MEMORY] += came * (self._seconds_per_id + row * self._seconds_per_byte)
+        everywhere[LAUNCH] += self._shard_ops() * self.topology.kernel_launch
+        everywhere[MEMORY] += came * (self._seconds_per_arrival + row * self._seconds_streamed)
         everywhere[MEMORY] += self._update_seconds(table, demand.distinct_globally, table.dim)
         self._add_to_all(everywhere, demand.distinct * (ID_BYTES + table.dim * self.vector_bytes))
 
@@ -182,12 +186,22 @@ class CostModel:
         """Of an owner that holds so many columns of so many rows, this share of those demanded, and answers with
         vectors of distinct ids."""
         seconds = self._update_seconds(table, demand.distinct_globally * share, columns)
-        launch, ranks = OPS_PER_SHARD * self.topology.kernel_launch, self.topology.ranks
+        coupled = columns < table.dim and table.optimizer == "RowWiseAdagrad"
+        if coupled:
+            moved = COUPLED_PASSES * FLOAT_BYTES * columns * demand.distinct_globally * share
+            seconds += moved * self._seconds_streamed
+        launch = (self._shard_ops() + self._ops.coupled * coupled) * self.topology.kernel_launch
+        ranks = self.topology.ranks
         if ranks == 1:
             return Share(table.bytes_of(rows, columns), launch, seconds, 0.0)
-        asked, row = demand.distinct * share * ranks, FLOAT_BYTES * columns
-        moved = asked * (_fetched(table.row_bytes(columns)) + 2 * row)  # looked up, sent on; gradients come back
-        seconds += asked * self._seconds_per_id + moved * self._seconds_per_byte
+        row = FLOAT_BYTES * columns
+        requests = self.asked(table, option, share, columns)
+        came, answers = requests.ids_of(share) * ranks, requests.vectors_of(share) * ranks
+        looked_up = came * _fetched(table.row_bytes(columns))
+        first = demand.distinct_globally * share / max(came, 1e-9)  # others find it near
+        seconds += looked_up * (first * self._seconds_per_byte + (1.0 - first) * self._seconds_streamed)
+        # answers are sent on, and gradients read as often as ids came
+        seconds += came * self._seconds_per_arrival + (answers + came) * row * self._seconds_streamed
         ids, vectors = self.exchanged_bytes(table, option, share, columns)
         return Share(table.bytes_of(rows, columns), launch, seconds, ids + 2 * vectors)
 
@@ -199,8 +213,8 @@ class CostModel:
         ids, ranks = demand.occurrences * self.topology.ranks * share, self.topology.ranks
         seconds = self._update_seconds(table, demand.distinct_globally * share, columns)
         seconds += 2 * ids * self._seconds_per_id
-        seconds += self._pooling_bytes(table, ids, self.workload.batch_size, columns) * self._seconds_per_byte
-        launch = (OPS_PER_SHARD + OPS_PER_FEATURE * table.features) * self.topology.kernel_launch
+        seconds += self._pooling_seconds(table, ids, self.workload.batch_size, columns)
+        launch = (self._shard_ops() + self._feature_ops(table)) * self.topology.kernel_launch
         exchanged = 2 * self.exchanged_bytes(table, option, share, columns)[1] if ranks > 1 else 0.0
         return Share(table.bytes_of(rows, columns), launch, seconds, exchanged)
 
@@ -225,6 +239,13 @@ class CostModel:
             return 0.0
         return FLOAT_BYTES * demand.distinct * self.topology.ranks * (parts - 1)
 
+    def _pooling_seconds(self, table: TableSpec, ids: float, examples: float, columns: int) -> float:
+        """Of pooling rows that are here, and of summing gradients by row: a row is first read where it lies, and when
+        it repeats from where it is near."""
+        first = table.law.distinct(ids) * _fetched(FLOAT_BYTES * columns)
+        moved = self._pooling_bytes(table, ids, examples, columns)
+        return first * self._seconds_per_byte + (moved - first) * self._seconds_streamed
+
     def _pooling_bytes(self, table: TableSpec, ids: float, examples: float, columns: int) -> float:
         """Moved by reading so many vectors at random places and writing the pooled ones, and by as much backward."""
         row = FLOAT_BYTES * columns
@@ -233,34 +254,16 @@ class CostModel:
     def _expanding_bytes(self, table: TableSpec, ids: float) -> float:
         """Moved besides, by a rank whose vectors came through the exchange: it writes one out for each id, and sums the
         gradients at random places; for bags of ids, vectors and gradients are read once more."""
+        if self.topology.kernels == "compiled":  # which pool where the vectors lie
+            return 0.0
         row = FLOAT_BYTES * table.dim
         return ids * (_fetched(row) + (2 if table.pooling_factor == 1 else 4) * row)
 
     def _update_seconds(self, table: TableSpec, rows: float, columns: int) -> float:
         """Of one optimizer step: rows and slot variables are read and written."""
         moved = _fetched(table.row_bytes(columns)) + _fetched(table.slot_bytes(columns))
-        return 2 * rows * moved * self._seconds_per_byte
-
-    @cached_property
-    def dense_seconds(self) -> float:
-        """Of the dense layers' products, on every rank."""
-        return self.workload.dense.flops * self.examples / (self.topology.flops * self.topology.flops_efficiency)
-
-    @cached_property
-    def launch_seconds(self) -> float:
-        """Of starting the ops that belong to no table."""
-        return (OPS_PER_STEP + OPS_PER_DENSE_LAYER * self.workload.dense.layers) * self.topology.kernel_launch
-
-    @cached_property
-    def dense_wire_seconds(self) -> float:
-        """Of the dense all-reduce and of every collective's latency."""
-        reduced = all_reduce_seconds(FLOAT_BYTES * self.workload.dense.parameters, self.topology)
-        return reduced + (COLLECTIVES + bool(self.workload.dense.parameters)) * latency(self.topology)
-
-    @cached_property
-    def fixed_seconds(self) -> float:
-        """Of what every plan has in common."""
-        return self.dense_seconds + self.launch_seconds + self.dense_wire_seconds
+        roots = table.slot_bytes(columns) // FLOAT_BYTES  # that are taken, and divided by
+        return rows * (2 * moved * self._seconds_per_byte + roots * self._seconds_per_element)
 
     def step_seconds(self, load: np.ndarray) -> float:
         """Of a step under a whole plan's load [COMPONENTS, ranks]: the ranks wait for each other between working and

@@ -83,13 +83,8 @@ def planned(
     """The plan that these placements are."""
     tables = costs.workload.tables
     total = np.sum([costs.load(table, placements[table.name]) for table in tables], axis=0)
-    shards = [shard for table in tables for shard in _shards(table, placements[table.name])]
-    plan = ShardingPlan(
-        costs.topology.ranks,
-        {table.name: _sharding(table, placements[table.name]) for table in tables},
-        tuple(sorted(shards, key=lambda shard: shard.rank)),
-    )
-    shards_of = Counter(shard.rank for shard in shards)
+    plan = plan_of(costs.workload, placements, costs.topology.ranks)
+    shards_of = Counter(shard.rank for shard in plan.shards)
     return Planned(
         plan,
         predict(costs, placements, shards_of, total),
@@ -100,6 +95,16 @@ def planned(
         costs.exchange,
         reasons,
         table_memory(costs),
+    )
+
+
+def plan_of(workload: Workload, placements: Mapping[str, Placement], ranks: int) -> ShardingPlan:
+    """The placements, told rank by rank."""
+    shards = [shard for table in workload.tables for shard in _shards(table, placements[table.name])]
+    return ShardingPlan(
+        ranks,
+        {table.name: _sharding(table, placements[table.name]) for table in workload.tables},
+        tuple(sorted(shards, key=lambda shard: shard.rank)),
     )
 
 

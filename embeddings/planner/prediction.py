@@ -53,7 +53,7 @@ def predict(
     """total: the load [COMPONENTS, ranks] of the placements; shards_of: how many parts each rank holds."""
     work = total[LAUNCH] + total[MEMORY]
     slowest = int(np.argmax(work))
-    fixed_compute = costs.dense_seconds + costs.launch_seconds
+    fixed_compute = costs.dense_seconds + costs.joining_seconds + costs.launch_seconds
     exchange = total[WIRE].max(axis=0)
     sent = _sent(costs, placements)
     ranks = tuple(

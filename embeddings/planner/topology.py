@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
+
+KernelKind = Literal["twin", "compiled"]
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,13 @@ class ClusterTopology:
     memory: bytes of a device. memory_bandwidth: its bytes/s, as the datasheet has it; memory_efficiency: the share of
     it that reading and writing rows at random places reaches. flops: of matrix products in FLOP/s; flops_efficiency:
     the share of them that a recommender's dense layers reach. kernel_launch: seconds that starting one op costs.
-    grouping: ids/s that are sorted or hashed so that equal ones stand together, where it was measured; None: as many as
-    the memory takes (`estimate.GROUPING_BYTES`). measured_on: the machine that `--calibrate` measured, or "".
+    kernels: what serves the tables, TensorFlow's ops or the compiled ones, which start fewer. measured_on: the machine
+    that `--calibrate` measured, or "".
+
+    Where they were measured; None: as the memory has it. grouping: ids/s that are sorted or hashed so that equal ones
+    stand together (`fixed.GROUPING_BYTES`). merging: ids/s of those that come from other ranks, each rank's already
+    grouped. streaming_efficiency: the share of the bandwidth that vectors and gradients on their way reach. stepping:
+    elements/s of slot variables as wide as a row, of which optimizers take roots to divide by.
     """
 
     name: str
@@ -45,6 +53,10 @@ class ClusterTopology:
     intra_host: Link
     inter_host: Link
     grouping: float | None = None
+    streaming_efficiency: float | None = None
+    merging: float | None = None
+    stepping: float | None = None
+    kernels: KernelKind = "twin"
     measured_on: str = ""
 
     @property

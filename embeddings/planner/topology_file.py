@@ -10,8 +10,8 @@ import yaml
 from pydantic import BeforeValidator, Field
 
 from embeddings.planner.documents import read_document
-from embeddings.planner.topology import ClusterTopology, Link
-from embeddings.planner.units import BANDWIDTH, FLOPS, ID_RATE, SIZE, TIME, Dimension, parse, written
+from embeddings.planner.topology import ClusterTopology, KernelKind, Link
+from embeddings.planner.units import BANDWIDTH, ELEMENT_RATE, FLOPS, ID_RATE, SIZE, TIME, Dimension, parse, written
 from foundation.config import Config, validated
 from foundation.errors import UserError, nearest
 from foundation.files import atomic_file
@@ -26,6 +26,7 @@ Bandwidth = Annotated[float, _quantity(BANDWIDTH), Field(gt=0)]
 Flops = Annotated[float, _quantity(FLOPS), Field(gt=0)]
 Seconds = Annotated[float, _quantity(TIME), Field(ge=0)]
 IdRate = Annotated[float, _quantity(ID_RATE), Field(gt=0)]
+ElementRate = Annotated[float, _quantity(ELEMENT_RATE), Field(gt=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -51,6 +52,10 @@ class _Topology(Config):
     intra_host: _Link
     inter_host: _Link
     grouping: IdRate | None = None
+    merging: IdRate | None = None
+    streaming_efficiency: Share | None = None
+    stepping: ElementRate | None = None
+    kernels: KernelKind = "twin"
     measured_on: str = ""
 
 
@@ -104,8 +109,15 @@ def save_topology(topology: ClusterTopology, path: str | Path, comment: str) -> 
         "intra_host": link(topology.intra_host),
         "inter_host": link(topology.inter_host),
     }
-    if topology.grouping is not None:
-        document["grouping"] = written(topology.grouping, ID_RATE)
+    measured = {
+        "grouping": (topology.grouping, ID_RATE),
+        "merging": (topology.merging, ID_RATE),
+        "stepping": (topology.stepping, ELEMENT_RATE),
+    }
+    document.update({key: written(rate, unit) for key, (rate, unit) in measured.items() if rate is not None})
+    if topology.streaming_efficiency is not None:
+        document["streaming_efficiency"] = topology.streaming_efficiency
+    document["kernels"] = topology.kernels
     if topology.measured_on:
         document["measured_on"] = topology.measured_on
     with atomic_file(path) as temporary:

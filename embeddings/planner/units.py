@@ -38,7 +38,8 @@ BANDWIDTH = Dimension(
 FLOPS = Dimension("floating-point rate", "156 TFLOP/s", _units("FLOP/s", _DECIMAL), {})
 TIME = Dimension("time", "5 us", {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}, {})
 ID_RATE = Dimension("rate of ids", "3 Gids/s", _units("ids/s", _DECIMAL), {})
-DIMENSIONS = (SIZE, BANDWIDTH, FLOPS, TIME, ID_RATE)
+ELEMENT_RATE = Dimension("rate of elements", "2 Gelements/s", _units("elements/s", _DECIMAL), {})
+DIMENSIONS = (SIZE, BANDWIDTH, FLOPS, TIME, ID_RATE, ELEMENT_RATE)
 
 _QUANTITY = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z/]*)\s*")
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tensorflow_recommenders as tfrs
 
 from embeddings.begun import Begun
 from embeddings.config import FeatureConfig, need_known
+from embeddings.dense import tables_left_out
 from embeddings.layer import ShardedEmbedding
 from embeddings.tpu.inputs import output_shapes, prepared
 from embeddings.tpu.optimizers import TpuOptimizers
@@ -16,12 +19,15 @@ from embeddings.tpu.tables import tpu_features
 from embeddings.wire import Wire
 from foundation.errors import UserError
 from foundation.tf import keras, tf
-from strategies import LocalCommunicator, is_tpu
+from strategies import LocalCommunicator, TpuCommunicator, is_tpu
 
 if TYPE_CHECKING:
+    from embeddings.sharding.held import HeldShard
     from embeddings.sharding.plan import ShardingPlan
     from strategies import Communicator
 
+_OF_TABLES = ("_lookups", "_updates")  # what tracks them
+_THEIR_TRAP = "tpu_embedding_helper_dummy"  # TensorFlow Recommenders' name
 _Feature = tf.tpu.experimental.HardwareFeature.EmbeddingFeature
 
 
@@ -36,7 +42,8 @@ class TpuEmbedding(ShardedEmbedding):
       of ids [B, L] only.
     - The tables are in the TPU's memory. A tf.train.Checkpoint of this layer saves them and loads them; made outside a
       TPUStrategy, from the same features, the layer restores such a checkpoint, looks up in it, and `to_ordinary` gives
-      a ShardedEmbedding that trains on or is served.
+      a ShardedEmbedding that trains on or is served. `shards`, `tables` and so `save_tables` read them out so, into
+      copies; `take` and so `restore_tables` put copies back.
 
     Raises:
       UserError: a TPU cannot hold a table or train it as configured, or this one has no embedding hardware.
@@ -53,7 +60,8 @@ class TpuEmbedding(ShardedEmbedding):
         **options: Any,
     ) -> None:
         keras.layers.Layer.__init__(self, name=name, autocast=False, **options)  # it has no table of ShardedEmbedding's
-        if plan is not None or (communicator is not None and communicator.size != 1):
+        ranks = 1 if communicator is None or isinstance(communicator, TpuCommunicator) else communicator.size
+        if plan is not None or ranks != 1:
             raise ValueError(f"{name}: a TPU spreads its tables itself; give neither a plan nor several ranks")
         if wire is not None and wire != Wire():
             raise ValueError(f"{name}: a TPU's cores exchange in their own way; leave `wire` at float32")
@@ -75,7 +83,16 @@ class TpuEmbedding(ShardedEmbedding):
         self._optimizers = TpuOptimizers(lambda: self._updates - 1, sparse_core=hardware == _Feature.V2)
         tpu_features(self.features, {}, self._optimizers, self._by_shards)  # what a TPU cannot do is said at once
         self._lookups: Any = None
-        if not self._on_tpu:
+        if self._on_tpu:
+            self.gradient_trap = self.add_weight(
+                name="gradient_trap",
+                shape=(),
+                dtype=tf.float32,
+                initializer="zeros",
+                trainable=True,
+                experimental_autocast=False,
+            )
+        else:
             self._make({})
             self.built = True
 
@@ -85,6 +102,8 @@ class TpuEmbedding(ShardedEmbedding):
         """
         if self._lookups is None:
             self._make(output_shapes(self.features, input_shape))
+            # the trap is ours, as every ShardedEmbedding's: dense checkpoints are then read wherever the tables lie
+            setattr(self._lookups, _THEIR_TRAP, self.gradient_trap)
         self.built = True
 
     def _make(self, shapes: Mapping[str, Any]) -> None:
@@ -101,6 +120,10 @@ class TpuEmbedding(ShardedEmbedding):
         """
         self._need_all(inputs)
         return prepared(self.features, inputs)
+
+    def begin(self, inputs: Mapping[str, Any], training: bool | None = None) -> Begun:
+        """`prepare`, for a training loop to do on the host."""
+        return Begun(self.prepare(inputs), bool(training), None)
 
     def call(self, inputs: Mapping[str, Any] | Begun, training: bool | None = None) -> dict[str, Any]:
         """See the class; output as ShardedEmbedding's. A TPU updates its tables when a gradient is asked, whatever
@@ -157,6 +180,8 @@ class TpuEmbedding(ShardedEmbedding):
 
     @property
     def tables(self) -> dict[str, tf.Variable]:
+        if self._on_tpu:
+            return {shard.config.name: shard.held.rows for shard in self.shards()}
         return {name: self.variables_of(name)["parameters"] for name in self.table_configs}
 
     def table(self, name: str) -> tf.Variable:
@@ -165,8 +190,45 @@ class TpuEmbedding(ShardedEmbedding):
     def held(self, name: str) -> Any:
         raise ValueError(self._in_the_tpu())
 
-    def shards(self) -> Any:
-        raise ValueError(self._in_the_tpu())
+    def shards(self) -> list[HeldShard]:
+        """Copies of the tables, whole, with slot variables and number of updates."""
+        from embeddings.tpu.transfer import to_ordinary
+
+        copy = self._made_elsewhere(ShardedEmbedding)
+        to_ordinary(self._moved(self, self._made_elsewhere(TpuEmbedding)) if self._on_tpu else self, copy)
+        return copy.shards()
+
+    def take(self, shards: Sequence[HeldShard]) -> None:
+        from embeddings.tpu.transfer import from_tables
+
+        held = self._made_elsewhere(TpuEmbedding) if self._on_tpu else self
+        from_tables({shard.config.name: shard.held for shard in shards}, held)
+        if self._on_tpu:
+            self._moved(held, self)
+
+    @property
+    def answers_between_steps(self) -> bool:
+        return not self._on_tpu
+
+    def _made_elsewhere(self, kind: Callable[..., Any]) -> Any:
+        """A layer of the same tables in this process' own memory."""
+        return kind(self.features, name=self.name)
+
+    @staticmethod
+    def _moved(source: TpuEmbedding, target: TpuEmbedding) -> TpuEmbedding:
+        """The target, with the source's tables: by TensorFlow's checkpoints, which is how a TPU's are had."""
+        with tempfile.TemporaryDirectory(prefix="headrace-tpu-") as folder:
+            path = tf.train.Checkpoint(embedding=source).write(str(Path(folder) / "tables"))
+            read = tf.train.Checkpoint(embedding=target).read(path)
+            read.assert_nontrivial_match()
+            if not target._on_tpu:  # which has a trap besides
+                read.assert_existing_objects_matched()
+            read.expect_partial()
+        return target
+
+    def traffic(self) -> dict[str, float]:
+        """{}: what a TPU's cores exchange is not counted."""
+        return {}
 
     def counts(self) -> dict[str, dict[str, tf.Tensor]]:
         """None: a TPU has no dynamic table."""
@@ -176,7 +238,10 @@ class TpuEmbedding(ShardedEmbedding):
         raise ValueError(self._in_the_tpu())
 
     def _trackable_children(self, save_type: str = "checkpoint", **options: Any) -> dict[str, Any]:
-        return keras.layers.Layer._trackable_children(self, save_type, **options)
+        children = keras.layers.Layer._trackable_children(self, save_type, **options)
+        if save_type == "checkpoint" and tables_left_out():
+            return {name: child for name, child in children.items() if name not in _OF_TABLES}
+        return children
 
     def _need_all(self, inputs: Mapping[str, Any]) -> None:
         need_known(self.name, inputs, self.features)

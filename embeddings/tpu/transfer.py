@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from embeddings.layer import ShardedEmbedding
 from embeddings.tables.static import StaticTable
@@ -40,6 +40,15 @@ def from_ordinary(source: ShardedEmbedding, target: TpuEmbedding) -> None:
     tables = _same_tables(target, source)
     if missing := sorted(target.table_configs.keys() - tables.keys()):
         raise ValueError(f"{source.name} has no table {missing}, which {target.name} has")
+    from_tables(tables, target)
+
+
+def from_tables(tables: Mapping[str, StaticTable], target: TpuEmbedding) -> None:
+    """`from_ordinary` of tables by name: all of the target's.
+
+    Raises:
+      ValueError: they were not updated equally often; nothing was copied then.
+    """
     updates = {name: int(table.updates) for name, table in tables.items()}
     if len(set(updates.values())) > 1:
         raise ValueError(f"a TPU updates all tables in every step; these were not updated equally often: {updates}")

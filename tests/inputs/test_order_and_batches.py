@@ -53,11 +53,12 @@ def test_stretches_are_mixed_over_the_epoch():
     assert abs(np.corrcoef(times, np.arange(len(order)))[0, 1]) < 0.3
 
 
-def _batches(make=None) -> Batches:
+def _batches(make=None, size=None) -> Batches:
     return Batches(
         lambda epoch: Consecutive(EpochOrder(np.array([103]), 3, epoch), 10),
-        make or (lambda units: {"unit": units}),
+        make or (lambda units, _: {"unit": units}),
         103,
+        size,
     )
 
 
@@ -83,8 +84,17 @@ def test_ranks_together_hold_the_global_batch(world_size):
         assert np.array_equal(np.concatenate(slices), batches.batch(1, k)["unit"])
 
 
+@pytest.mark.parametrize("world_size", [1, 2, 5])
+def test_batches_of_one_size_are_filled_up_behind_their_units(world_size):
+    batches, as_they_are = _batches(lambda units, rows: {"unit": units, "rows": rows}, size=10), _batches()
+    for k in range(len(batches)):
+        slices = [batches.batch(1, k, rank, world_size) for rank in range(world_size)]
+        assert {each["rows"] for each in slices} == {10 // world_size}
+        assert np.array_equal(np.concatenate([each["unit"] for each in slices]), as_they_are.batch(1, k)["unit"])
+
+
 def test_an_error_in_the_reading_thread_reaches_the_caller():
-    def make(units):
+    def make(units, _):
         raise ValueError("torn")
 
     with pytest.raises(ValueError, match="torn"):
@@ -94,7 +104,7 @@ def test_an_error_in_the_reading_thread_reaches_the_caller():
 def test_closing_lets_a_waiting_reader_go():
     gate = threading.Event()
 
-    def make(units):
+    def make(units, _):
         gate.wait()
         return {"unit": units}
 

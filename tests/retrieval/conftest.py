@@ -77,9 +77,10 @@ def world() -> World:
 
 @dataclass(frozen=True)
 class Log:
-    """A feature space and the positives behind it."""
+    """A feature space and the positives behind it, in time order."""
 
     space: FeatureSpace
+    interactions: Interactions
     histories: Histories
     end: int
 
@@ -121,4 +122,4 @@ def log(tmp_path_factory) -> Log:
     space = FeatureSpace.fit(dataset, Split.by_share(dataset, 0.1, 0.1), InputsConfig(format="simulated"))
     interactions = Interactions.from_dataset(dataset, space, None)
     space.follow(interactions)
-    return Log(space, Histories(interactions), int(dataset.time_range[1]) + 1)
+    return Log(space, interactions, Histories(interactions), int(dataset.time_range[1]) + 1)

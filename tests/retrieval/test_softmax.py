@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foundation.tf import tf
+from inputs.batches import FILLED_ITEM, FILLED_LOG_Q
 from retrieval.softmax import in_batch_softmax
 
 
@@ -74,3 +75,21 @@ def test_a_popular_negative_is_pushed_down_less_than_a_rare_one():
     gradient = tape.gradient(loss, moved).numpy()[:, 0]
     assert gradient[1] < gradient[0]
     assert np.isclose(gradient[0], gradient[2])
+
+
+@settings(deadline=None, max_examples=30)
+@given(rows=st.integers(1, 9), filled=st.integers(1, 5), seed=st.integers(0, 2**31))
+def test_rows_that_fill_up_a_batch_count_for_nothing(rows, filled, seed):
+    rng = np.random.default_rng(seed)
+    vectors = [tf.constant(rng.normal(size=(rows + filled, 3)), tf.float32) for _ in range(2)]
+    items = np.append(rng.integers(0, 6, rows), [FILLED_ITEM] * filled)
+    log_q = np.append(np.log(rng.uniform(1e-3, 1, rows)), [FILLED_LOG_Q] * filled).astype(np.float32)
+
+    def loss_and_gradients(count):
+        with tf.GradientTape() as tape:
+            tape.watch(vectors)
+            loss = in_batch_softmax(*(v[:count] for v in vectors), tf.constant(items[:count]), log_q[:count])
+        return loss, *map(tf.convert_to_tensor, tape.gradient(loss, vectors))
+
+    for ours, wanted in zip(loss_and_gradients(rows + filled), loss_and_gradients(rows), strict=True):
+        np.testing.assert_allclose(ours, wanted, rtol=1e-6, atol=1e-7)

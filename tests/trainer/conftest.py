@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,15 +26,34 @@ COMMAND = [sys.executable, "-m", "trainer.main"]
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory) -> Path:
-    """The dataset folder of a small simulated world."""
-    path = tmp_path_factory.mktemp("world") / "data"
-    simulate(SimulateConfig(users=400, items=600, days=10, impressions=30_000, seed=1), path)
-    return path
+def made_once(tmp_path_factory):
+    """FOLDER = made_once(NAME, make): `make(FOLDER)` is called by the first of the processes that test side by side."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+
+    def get(name: str, make: Callable[[Path], None]) -> Path:
+        folder = shared / f"once-{name}"
+        with (shared / f"once-{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.exists():
+                partial = Path(tempfile.mkdtemp(dir=shared))
+                make(partial)
+                partial.rename(folder)
+        return folder
+
+    return get
 
 
 @pytest.fixture(scope="session")
-def job_file(world, tmp_path_factory) -> Path:
+def world(made_once) -> Path:
+    """The dataset folder of a small simulated world. Not to be written to."""
+    config = SimulateConfig(users=400, items=600, days=10, impressions=30_000, seed=1)
+    return made_once("world", lambda folder: simulate(config, folder / "data")) / "data"
+
+
+@pytest.fixture(scope="session")
+def job_file(world, made_once) -> Path:
     """A job over the small world that trains in seconds and checkpoints often."""
     job = {
         "name": "small",
@@ -41,9 +64,7 @@ def job_file(world, tmp_path_factory) -> Path:
         "evaluation": {"max_queries": 200, "bootstrap_samples": 100},
         "training": {"steps_per_call": 3, "checkpoint_every": 6},
     }
-    path = tmp_path_factory.mktemp("job") / "small.yaml"
-    path.write_text(yaml.safe_dump(job))
-    return path
+    return made_once("job", lambda folder: (folder / "small.yaml").write_text(yaml.safe_dump(job))) / "small.yaml"
 
 
 def command(*words: object, **options) -> subprocess.CompletedProcess:
@@ -79,12 +100,29 @@ def tools():
 
 
 @pytest.fixture(scope="session")
-def finished_run(job_file, tmp_path_factory) -> Path:
+def finished_run(job_file, made_once) -> Path:
     """The run directory of the small job, every stage done. Tests that change it copy it first."""
-    run = tmp_path_factory.mktemp("finished") / "run"
-    done = command("run", job_file, "--run-dir", run)
-    assert done.returncode == 0, done.stderr
-    return run
+
+    def make(folder: Path) -> None:
+        done = command("run", job_file, "--run-dir", folder / "run")
+        assert done.returncode == 0, done.stderr
+
+    return made_once("finished", make) / "run"
+
+
+@pytest.fixture(scope="session")
+def prepared(finished_run, made_once) -> Path:
+    """A run directory of the small job with the data stage alone done, to be copied."""
+
+    def make(folder: Path) -> None:
+        others = shutil.ignore_patterns(
+            "checkpoints", "tensorboard", "timelines", "export", "index", "curves.jsonl", "metrics.json", "report.html"
+        )
+        run = shutil.copytree(finished_run, folder / "run", ignore=others)
+        record = json.loads((run / "stages.json").read_text())
+        (run / "stages.json").write_text(json.dumps({"data": record["data"]}))
+
+    return made_once("prepared", make) / "run"
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import errno
 import fcntl
-import json
 import os
 import re
 import shutil
@@ -147,8 +146,8 @@ def test_a_run_directory_inside_the_logs_folder_is_no_part_of_the_log(headrace, 
 
 
 @pytest.mark.parametrize("content", ["[]", '{"data": 1}'])
-def test_a_damaged_record_of_stages_is_named(headrace, job_file, finished_run, tmp_path, content):
-    run = _run_with_data(finished_run, tmp_path / "run")
+def test_a_damaged_record_of_stages_is_named(headrace, job_file, prepared, tmp_path, content):
+    run = shutil.copytree(prepared, tmp_path / "run")
     (run / "stages.json").write_text(content)
     code, said = headrace("data", "prepare", job_file, "--run-dir", run)
     assert code == 2
@@ -201,17 +200,9 @@ def test_a_world_is_never_written_over_a_folder_and_options_are_checked(headrace
     assert "--users: Input should be greater than or equal to 1" in said
 
 
-def _run_with_data(finished_run, path):
-    """A run directory with the data stage alone done."""
-    shutil.copytree(finished_run, path, ignore=shutil.ignore_patterns("checkpoints", "tensorboard", "export", "index"))
-    record = json.loads((path / "stages.json").read_text())
-    (path / "stages.json").write_text(json.dumps({"data": record["data"]}))
-    return path
-
-
 @pytest.mark.parametrize("full", ["python", "tensorflow"])
-def test_a_disk_that_fills_in_a_stage_is_said_as_one(full, finished_run, job_file, headrace, tmp_path, monkeypatch):
-    run = _run_with_data(finished_run, tmp_path / "run")
+def test_a_disk_that_fills_in_a_stage_is_said_as_one(full, prepared, job_file, headrace, tmp_path, monkeypatch):
+    run = shutil.copytree(prepared, tmp_path / "run")
     if full == "python":
         replace = os.replace
 
@@ -250,17 +241,16 @@ def test_a_name_that_the_log_lacks_is_told_before_anything_is_recorded(headrace,
     assert code == 0, said
 
 
-def test_a_damaged_config_of_a_run_is_named(headrace, job_file, finished_run, tmp_path):
-    run = _run_with_data(finished_run, tmp_path / "run")
+def test_a_damaged_config_of_a_run_is_named(headrace, job_file, prepared, tmp_path):
+    run = shutil.copytree(prepared, tmp_path / "run")
     (run / "config.yaml").write_text("a: [1")
     code, said = headrace("data", "prepare", job_file, "--run-dir", run)
     assert code == 2
     assert "config.yaml: damaged" in said
 
 
-def test_ctrl_c_stops_in_words_and_the_same_command_goes_on(job_file, tools, tmp_path):
-    run = tmp_path / "run"
-    assert tools.command("data", "prepare", job_file, "--run-dir", run).returncode == 0
+def test_ctrl_c_stops_in_words_and_the_same_command_goes_on(job_file, prepared, tools, headrace, tmp_path):
+    run = shutil.copytree(prepared, tmp_path / "run")
     process = tools.start("train", "retrieval", job_file, "--run-dir", run)
     tools.kill_when(process, lambda: any((run / "checkpoints" / "retrieval").glob("step-*")), signal.SIGINT)
     said = process.communicate(timeout=60)[0]
@@ -268,9 +258,9 @@ def test_ctrl_c_stops_in_words_and_the_same_command_goes_on(job_file, tools, tmp
     assert "The same command goes on from here.\nstopped; nothing half-written is left" in said
     assert "Traceback" not in said
     assert not list(run.rglob("*.partial"))
-    done = tools.command("train", "retrieval", job_file, "--run-dir", run)
-    assert done.returncode == 0, done.stderr
-    assert "going on from step" in done.stderr
+    code, said = headrace("train", "retrieval", job_file, "--run-dir", run)
+    assert code == 0, said
+    assert "going on from step" in said
 
 
 def test_two_processes_do_not_share_a_run_directory(job_file, headrace, tmp_path):

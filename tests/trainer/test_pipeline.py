@@ -99,22 +99,22 @@ def test_a_changed_log_is_read_again(own_log, tmp_path):
     assert made_from(workspace, "evaluate") != before
 
 
-def test_what_was_trained_on_another_log_is_not_gone_on_from(own_log, tools, tmp_path):
+def test_what_was_trained_on_another_log_is_not_gone_on_from(own_log, headrace, tmp_path):
     job, log = own_log
     for run in ("first", "second"):
-        assert tools.command("data", "prepare", job, "--run-dir", tmp_path / run).returncode == 0
-    trained = tools.command("train", "retrieval", job, "--run-dir", tmp_path / "first")
-    assert trained.returncode == 0, trained.stderr
+        assert headrace("data", "prepare", job, "--run-dir", tmp_path / run)[0] == 0
+    code, said = headrace("train", "retrieval", job, "--run-dir", tmp_path / "first")
+    assert code == 0, said
     shutil.rmtree(log)
     simulate(SimulateConfig(users=300, items=500, days=10, impressions=20_000, seed=2), log)
-    refused = tools.command("train", "retrieval", job, "--run-dir", tmp_path / "first")
-    assert refused.returncode == 2
-    assert "the stage 'data' was made from a log that has changed since" in refused.stderr
+    code, said = headrace("train", "retrieval", job, "--run-dir", tmp_path / "first")
+    assert code == 2
+    assert "the stage 'data' was made from a log that has changed since" in said
     for run in ("first", "second"):
-        assert tools.command("data", "prepare", job, "--run-dir", tmp_path / run).returncode == 0
-        trained = tools.command("train", "retrieval", job, "--run-dir", tmp_path / run)
-        assert trained.returncode == 0, trained.stderr
-        assert ("what it was trained on has changed: training anew" in trained.stderr) == (run == "first")
+        assert headrace("data", "prepare", job, "--run-dir", tmp_path / run)[0] == 0
+        code, said = headrace("train", "retrieval", job, "--run-dir", tmp_path / run)
+        assert code == 0, said
+        assert ("what it was trained on has changed: training anew" in said) == (run == "first")
     curves = [(tmp_path / run / "curves.jsonl").read_text() for run in ("first", "second")]
     assert curves[0] == curves[1], "nothing of the first log is left"
 

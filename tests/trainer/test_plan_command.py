@@ -39,7 +39,7 @@ def here(tmp_path, monkeypatch):
 
 
 def _machine(ranks=2):
-    return machine_topology(ranks, 1e10, 5e10, 3e10, Costs(4e-6, 2e-8, 2e-10, 1e-3, 2e-9))
+    return machine_topology(ranks, 1e10, 5e10, Costs(4e-6, 2e-8, 1e-8, 2e-10, 2e-10, 1e-9, 3e-11, 1e-3, 2e-9))
 
 
 @pytest.mark.parametrize(

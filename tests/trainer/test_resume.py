@@ -28,20 +28,9 @@ def _curves(run, stage):
     return [point for point in map(json.loads, lines) if point["stage"] == stage]
 
 
-@pytest.fixture(scope="module")
-def prepared(job_file, tools, tmp_path_factory):
-    """A run directory with the data stage done, to be copied."""
-    run = tmp_path_factory.mktemp("prepared") / "run"
-    done = tools.command("data", "prepare", job_file, "--run-dir", run)
-    assert done.returncode == 0, done.stderr
-    return run
-
-
 @pytest.mark.parametrize("stage", ["retrieval", pytest.param("ranking", marks=pytest.mark.long)])
-def test_killed_twice_ends_with_the_same_bits(stage, prepared, job_file, tools, tmp_path):
-    runs = [shutil.copytree(prepared, tmp_path / name) for name in ("undisturbed", "killed")]
-    done = tools.command("train", stage, job_file, "--run-dir", runs[0])
-    assert done.returncode == 0, done.stderr
+def test_killed_twice_ends_with_the_same_bits(stage, finished_run, prepared, job_file, tools, tmp_path):
+    runs = [finished_run, shutil.copytree(prepared, tmp_path / "killed")]
     checkpoints = runs[1] / "checkpoints" / stage
     for committed in (1, 3):  # killed after the first checkpoint, then again later on
         process = tools.start("train", stage, job_file, "--run-dir", runs[1])
@@ -65,6 +54,7 @@ def test_killed_twice_ends_with_the_same_bits(stage, prepared, job_file, tools, 
 def test_stopped_between_an_epochs_last_step_and_its_validation(job_file, headrace, tmp_path, monkeypatch):
     job = tmp_path / "job.yaml"  # every step is a checkpoint, the last of an epoch included
     document = {**yaml.safe_load(job_file.read_text()), "training": {"steps_per_call": 3, "checkpoint_every": 1}}
+    document["retrieval"]["batch_size"] = 512  # few steps
     job.write_text(yaml.safe_dump(document))
     runs = [tmp_path / "undisturbed", tmp_path / "stopped"]
     for run in runs:
@@ -85,9 +75,10 @@ def test_stopped_between_an_epochs_last_step_and_its_validation(job_file, headra
     assert _curves(runs[0], "retrieval") == _curves(runs[1], "retrieval")
 
 
-def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(prepared, job_file, tools, headrace, tmp_path):
-    runs = [shutil.copytree(prepared, tmp_path / name) for name in ("undisturbed", "damaged")]
-    assert headrace("train", "retrieval", job_file, "--run-dir", runs[0])[0] == 0
+def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(
+    finished_run, prepared, job_file, tools, headrace, tmp_path
+):
+    runs = [finished_run, shutil.copytree(prepared, tmp_path / "damaged")]
     checkpoints = runs[1] / "checkpoints" / "retrieval"
     process = tools.start("train", "retrieval", job_file, "--run-dir", runs[1])
     tools.kill_when(process, lambda: len(list(checkpoints.glob("step-*"))) == 2)

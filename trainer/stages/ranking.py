@@ -18,13 +18,14 @@ VALIDATION_LISTS = 10_000
 def perform(workspace: Workspace) -> dict[str, Any]:
     """Leaves checkpoints and curves; the fact is the best step."""
     job, space, split = workspace.job, workspace.space, workspace.split
-    model = workspace.new_ranker(workspace.world)
+    world = workspace.world_of_lists
+    model = workspace.new_ranker(world)
     lists = workspace.lists(0, split.train_end)
     length = job.inputs.history_length
     batches = ranking_batches(space, lists, workspace.histories, length, job.ranking.batch_size, job.seed)
     held_out = workspace.lists(split.train_end, split.validation_end)
     chosen = sampled(held_out, VALIDATION_LISTS, job.seed)
-    predictor = Predictor(model, space, workspace.histories, length, workspace.world.strategy.run)
+    predictor = Predictor(model, space, workspace.histories, length, world.strategy.run)
 
     def validate() -> dict[str, float]:
         judged = judge(predictor.predict(held_out, chosen), model.objectives, job.evaluation, job.seed)
@@ -41,8 +42,8 @@ def perform(workspace: Workspace) -> dict[str, Any]:
         metric=MAIN_METRIC,
         patience=job.ranking.patience,
     )
-    best = fit(workspace, training)
-    if workspace.world.holds_the_model:
+    best = fit(workspace, training, world)
+    if world.holds_the_model:
         workspace.ranker = model
     return {"best_step": best.step, "lists": len(lists)}
 

@@ -13,6 +13,7 @@ from retrieval.two_tower import TwoTower, falling
 from retrieval.vectors import Vectors
 from trainer.loop import Training
 from trainer.trained import best_is_kept, fit, restore_best
+from trainer.twin import Twin
 from trainer.workspace import Workspace
 
 VALIDATION_QUERIES = 1_000
@@ -26,16 +27,25 @@ def perform(workspace: Workspace) -> dict[str, Any]:
         raise UserError(
             "retrieval: no positive event in the training period.", "Change inputs.positive or inputs.split."
         )
+    world = workspace.world
     batches = retrieval_batches(
-        space, positives, workspace.histories, job.inputs.history_length, job.retrieval.batch_size, job.seed
+        space,
+        positives,
+        workspace.histories,
+        job.inputs.history_length,
+        job.retrieval.batch_size,
+        job.seed,
+        one_size=world.strategy.fixed_shapes,
     )
     steps = len(batches) * job.retrieval.epochs
-    model = workspace.new_two_tower(steps, workspace.world)
-    vectors = Vectors(model, space, workspace.world.strategy.run)
+    model = workspace.new_two_tower(steps, world)
+    twin = Twin(model, world.strategy, lambda: workspace.new_two_tower(steps))
+    vectors = Vectors(twin.model, space, twin.run)
     queries, _ = workspace.queries(split.train_end, split.validation_end, VALIDATION_QUERIES)
     metric = job.evaluation.main_metric
 
     def validate() -> dict[str, float]:
+        twin.renew()
         judged = evaluate([TwoTowerScorer(vectors)], queries, job.evaluation, workspace.catalogue)
         return {metric: judged.metrics[TwoTowerScorer.name][metric].value}
 
@@ -50,8 +60,8 @@ def perform(workspace: Workspace) -> dict[str, Any]:
         metric=metric,
         patience=job.retrieval.patience,
     )
-    best = fit(workspace, training)
-    if workspace.world.holds_the_model:
+    best = fit(workspace, training, world)
+    if world.holds_the_model:
         workspace.two_tower = model
     return {"best_step": best.step, "positives": len(positives)}
 

@@ -99,7 +99,10 @@ def test_a_name_that_is_none_suggests_the_nearest():
 
 
 def test_what_is_saved_loads_again(tmp_path):
-    topology = dataclasses.replace(load_topology("tpu-v5p-pod"), grouping=3.21e9, measured_on="here", name="mine")
+    rates = {"grouping": 3.21e9, "merging": 4.32e8, "stepping": 5.43e8, "streaming_efficiency": 0.25}
+    topology = dataclasses.replace(
+        load_topology("tpu-v5p-pod"), **rates, kernels="compiled", measured_on="here", name="mine"
+    )
     save_topology(topology, tmp_path / "new" / "t.yaml", "a comment")
     assert (tmp_path / "new" / "t.yaml").read_text().startswith("# a comment\n")
     loaded, saved = (dataclasses.asdict(each) for each in (load_topology(tmp_path / "new" / "t.yaml"), topology))

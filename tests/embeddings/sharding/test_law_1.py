@@ -34,27 +34,44 @@ def _same(ours, alone):
     return all(np.allclose(ours[name], alone[name], rtol=RTOL, atol=RTOL * np.abs(alone[name]).max()) for name in alone)
 
 
-def _assert_same(folder, ranks, steps, scenarios, devices=None):
-    alone = _trained(folder / "alone", 1, steps, scenarios)
-    together = _trained(folder / "together", ranks, steps, scenarios, devices)
+def _assert_same(alone, together):
     wrong = [
-        f"{each}, rank {rank}"
-        for each in scenarios
-        for rank, ours in enumerate(together[each])
-        if not _same(ours, alone[each][0])
+        f"{scenario}, rank {rank}"
+        for scenario, ranks in together.items()
+        for rank, ours in enumerate(ranks)
+        if not _same(ours, alone[_tables_of(scenario)])
     ]
     assert not wrong
 
 
-@pytest.fixture
-def folder(tmp_path):
-    for name in ("alone", "together"):
-        (tmp_path / name).mkdir()
-    return tmp_path
+def _tables_of(scenario):
+    """One process' scenario of the same tables and batches: how they would be spread, or a step begun, is nothing to
+    it."""
+    how = scenario.partition("+")[2]
+    return f"row_wise+{how}" if how in ("dynamic", "rejecting", "pooled") else "row_wise"
 
 
-def test_two_ranks_train_what_one_does(folder):
-    _assert_same(folder, 2, 40, COVERING)
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """What one process trains in so many steps, by scenario; trained once."""
+    trained = {}
+
+    def of(steps):
+        if steps not in trained:
+            scenarios = ["row_wise", "row_wise+dynamic", "row_wise+rejecting", "row_wise+pooled"]
+            found = _trained(tmp_path_factory.mktemp("alone"), 1, steps, scenarios)
+            trained[steps] = {scenario: rank for scenario, [rank] in found.items()}
+        return trained[steps]
+
+    return of
+
+
+def test_two_ranks_train_what_one_does_and_a_broken_exchange_is_seen(alone, tmp_path):
+    """The check can fail: last, vectors and gradients come back in another order."""
+    together = _trained(tmp_path, 2, 40, [*COVERING, "row_wise+broken"])
+    broken = together.pop("row_wise+broken")
+    _assert_same(alone(40), together)
+    assert not _same(broken[0], alone(40)["row_wise"])
 
 
 @pytest.mark.parametrize(
@@ -64,24 +81,18 @@ def test_two_ranks_train_what_one_does(folder):
         pytest.param(4, ["row_wise+rejecting", "column_wise"], marks=pytest.mark.long),
     ],
 )
-def test_replicas_of_one_process_train_what_one_does(folder, devices, scenarios):
-    _assert_same(folder, 1, 40, scenarios, devices)
-
-
-def test_a_broken_exchange_is_seen(folder):
-    """The check above can fail: here vectors and gradients come back in another order."""
-    alone = _trained(folder / "alone", 1, 10, ["row_wise"])
-    together = _trained(folder / "together", 2, 10, ["row_wise+broken"])
-    assert not _same(together["row_wise+broken"][0], alone["row_wise"][0])
+def test_replicas_of_one_process_train_what_one_does(alone, tmp_path, devices, scenarios):
+    _assert_same(alone(40), _trained(tmp_path, 1, 40, scenarios, devices))
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_every_sharding_type_at_every_size(folder, ranks):
-    _assert_same(folder, ranks, 200, EVERYTHING)
+def test_every_sharding_type_at_every_size(alone, tmp_path, ranks):
+    _assert_same(alone(200), _trained(tmp_path, ranks, 200, EVERYTHING))
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("devices", [2, 4])
-def test_every_sharding_type_over_any_number_of_replicas(folder, devices):
-    _assert_same(folder, 1, 200, [each for each in EVERYTHING if "ahead" not in each], devices)
+def test_every_sharding_type_over_any_number_of_replicas(alone, tmp_path, devices):
+    scenarios = [each for each in EVERYTHING if "ahead" not in each]
+    _assert_same(alone(200), _trained(tmp_path, 1, 200, scenarios, devices))

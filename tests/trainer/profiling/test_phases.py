@@ -74,8 +74,8 @@ def test_what_ran_is_recorded_and_a_trace_viewer_can_read_it(tmp_path):
     step(x)
     with recorded() as recording:
         step(x).numpy()
-    kinds = {op.kind: op for op in recording.ops}
-    assert "tower" in kinds["MatMul"].name
+    [kind] = [op.kind for op in recording.ops if op.name == "tower/MatMul"]
+    assert kind.endswith("MatMul"), "some processors have one of their own"
     for rank in (0, 1):
         write_timeline(tmp_path / f"{rank}.json", rank, recording.ops)
     join_timelines(tmp_path / "all.json", [tmp_path / "0.json", tmp_path / "1.json"])
@@ -83,7 +83,7 @@ def test_what_ran_is_recorded_and_a_trace_viewer_can_read_it(tmp_path):
     assert {event["args"]["name"] for event in events if event["name"] == "process_name"} == {"rank 0", "rank 1"}
     complete = [event for event in events if event["ph"] == "X"]
     assert all(event["dur"] >= 0 and event["ts"] > 0 for event in complete)
-    assert {event["pid"] for event in complete if event["name"] == "MatMul"} == {0, 1}
+    assert {event["pid"] for event in complete if event["name"] == kind} == {0, 1}
 
 
 def test_a_profile_within_a_profile_records_nothing():

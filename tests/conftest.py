@@ -1,0 +1,30 @@
+"""The order in which files are tested, two side by side: what takes minutes goes first, so that no tester waits at the
+end for the other."""
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent
+LONGEST = (  # each in turn to whichever tester is free; the second tester does not need what the first one makes
+    "trainer/test_workers.py",
+    "benchmarks/test_training_suite.py",
+    "embeddings/sharding/test_law_1.py",
+    "trainer/test_resume.py",
+    "benchmarks/test_benchmarks.py",
+    "trainer/test_tpu.py",
+    "trainer/test_command_line.py",
+    "trainer/test_pipeline.py",
+    "embeddings/kernels/test_build.py",
+    "embeddings/test_parameter_server.py",
+    "strategies/test_parameter_server.py",
+    "embeddings/test_replicas.py",
+    "embeddings/test_fused_training.py",
+    "strategies/test_shared_memory.py",
+    "strategies/test_communicators.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {ROOT / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(LONGEST)))
