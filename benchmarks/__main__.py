@@ -42,6 +42,12 @@ def _scaling(quick: bool) -> Report:
     return run(quick)
 
 
+def _checkpoint(quick: bool) -> Report:
+    from benchmarks.checkpoint_suite import run
+
+    return run(quick)
+
+
 def _planner(quick: bool) -> Report:
     from benchmarks.planner_suite import run
 
@@ -60,6 +66,7 @@ SUITES: dict[str, Callable[[bool], Report]] = {
     "training": _training,
     "scaling": _scaling,
     "planner": _planner,
+    "checkpoint": _checkpoint,
     "inputs": _inputs,
 }
 
