@@ -27,7 +27,9 @@ class TableConfig:
     this table in the backward pass. seed: row id's initial value at a column is a function of (seed, name, id, column)
     alone. initializer_scale: initial values are uniform in [-scale, scale); None is 0.05, as Keras' Embedding has it.
     precision, slot_precision: how rows and slot variables are stored; sums and steps are in float32 all the same, and
-    what does not fit 16 bits is rounded stochastically (`embeddings.precision`).
+    what does not fit 16 bits is rounded stochastically (`embeddings.precision`). track_updates: a static table knows
+    of each row which of its updates was the last to touch it (8 bytes a row), for incremental checkpoints and delta
+    exports; a dynamic one knows anyway.
     """
 
     name: str
@@ -41,6 +43,7 @@ class TableConfig:
     admission: Admission | None = None
     eviction: Eviction | None = None
     capacity: int | None = None
+    track_updates: bool = False
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -69,6 +72,8 @@ class TableConfig:
         given = [option for option in ("admission", "eviction", "capacity") if getattr(self, option) is not None]
         if given and self.vocabulary_size is not None:
             raise ValueError(f"table '{self.name}': {given[0]} is for dynamic tables, whose vocabulary_size is None")
+        if self.track_updates and self.vocabulary_size is None:
+            raise ValueError(f"table '{self.name}': track_updates is for static tables; a dynamic one does so anyway")
         for option, kinds in (("admission", get_args(Admission)), ("eviction", get_args(Eviction))):
             if not isinstance(getattr(self, option), (*kinds, type(None))):
                 names = ", ".join(kind.__name__ for kind in kinds)

@@ -221,6 +221,7 @@ class Exchange:
         for table, a in here:
             if a.squares is not None:
                 step_rows(table, a.rows, a.gradients, mean_square=a.squares / a.table.config.dim)
+            table.note_update(a.rows)
 
     def _dims(self, routed: Routed) -> list[int]:
         return [self._tables[table].config.dim for table in routed.tables]

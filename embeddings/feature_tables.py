@@ -16,12 +16,25 @@ OPTIMIZERS: dict[str, Callable[[LearningRate], SparseOptimizer]] = {  # by their
 
 
 def tables_for(
-    features: Mapping[str, FeatureSpec], dim: int, optimizer: SparseOptimizer, seed: int, precision: Precision
+    features: Mapping[str, FeatureSpec],
+    dim: int,
+    optimizer: SparseOptimizer,
+    seed: int,
+    precision: Precision,
+    track_updates: bool = False,
 ) -> dict[str, FeatureConfig]:
     """What `ShardedEmbedding` needs: one table per `FeatureSpec.table`, shared by the inputs that name it; bags are
     averaged."""
     tables = {
-        spec.table: TableConfig(spec.table, spec.vocabulary_size, dim, optimizer, seed=seed, precision=precision)
+        spec.table: TableConfig(
+            spec.table,
+            spec.vocabulary_size,
+            dim,
+            optimizer,
+            seed=seed,
+            precision=precision,
+            track_updates=track_updates,
+        )
         for spec in features.values()
         if spec.table
     }

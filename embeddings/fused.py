@@ -166,6 +166,7 @@ class _Waiting:
     def _apply_one(self, name: str, table: Table) -> tf.Tensor:
         ids = Bag(name, 0, self._ids[name].read_value(), None, None, None)
         kernels().update(TableGroup((table,)), [ids], [self._gradients[name].read_value()])
+        table.note_update(ids.ids)
         self._present[name].assign(False)
         return tf.constant(True)
 

@@ -60,6 +60,8 @@ class LocalTables:
         """One step of every table that was asked for: gradients [B, dim] of the outputs, summed by row."""
         for (group, asked), of_group in zip(numbered.groups, by_group(numbered, gradients), strict=True):
             kernels().update(group, asked, of_group)
+            for bag in asked:
+                group.tables[bag.table].note_update(bag.ids)
 
 
 def by_group(numbered: Numbered, values: list[tf.Tensor]) -> list[list[tf.Tensor]]:

@@ -210,6 +210,8 @@ def _check(configs: Mapping[str, TableConfig], plan: ShardingPlan, servers: int)
                 f"table '{name}' is dynamic (its vocabulary_size is None); parameter servers hold static tables only: "
                 "give it a vocabulary_size, or train under another strategy"
             )
+        if config.track_updates:
+            raise ValueError(f"table '{name}': track_updates is not built for parameter servers; leave it out")
     if plan.ranks != servers:
         raise ValueError(f"the sharding plan is for {plan.ranks} ranks; there are {servers} parameter servers")
     if plan.tables.keys() != configs.keys():

@@ -36,7 +36,7 @@ class Ranker(keras.Model):
     little data learns as a factorisation does. Every variable exists after construction, and its initial value follows
     `seed`. Inputs and batches: docs/architecture.md, "Names in batches". Context features other than
     `config.bias_features` are not used. communicator, plan, wire: among several ranks, see `ShardedEmbedding`; a rank
-    holds whole lists.
+    holds whole lists. track_updates: see `TableConfig`.
 
     Raises:
       ValueError: `config` names no objectives (`RankingConfig.resolved` fills them in for a dataset).
@@ -53,6 +53,7 @@ class Ranker(keras.Model):
         communicator: Communicator | None = None,
         plan: ShardingPlan | None = None,
         wire: Wire | None = None,
+        track_updates: bool = False,
     ) -> None:
         if not config.objectives:
             raise ValueError("config names no objectives: use config.resolved(labels)")
@@ -69,6 +70,7 @@ class Ranker(keras.Model):
                 RowWiseAdagrad(config.embedding_learning_rate),
                 seed,
                 config.embedding_precision,
+                track_updates,
             ),
             communicator=self._communicator,
             plan=plan,

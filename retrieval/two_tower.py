@@ -28,7 +28,7 @@ class TwoTower(keras.Model):
     search serves it.
 
     steps: the training's, over which the tables' learning rate falls. communicator, plan, wire: among several ranks,
-    see `ShardedEmbedding`.
+    see `ShardedEmbedding`. track_updates: see `TableConfig`.
     """
 
     def __init__(
@@ -41,6 +41,7 @@ class TwoTower(keras.Model):
         communicator: Communicator | None = None,
         plan: ShardingPlan | None = None,
         wire: Wire | None = None,
+        track_updates: bool = False,
     ) -> None:
         super().__init__(name="two_tower")
         self._communicator = communicator or LocalCommunicator()
@@ -54,6 +55,7 @@ class TwoTower(keras.Model):
                 OPTIMIZERS[config.embedding_optimizer](rate),
                 seed,
                 config.embedding_precision,
+                track_updates,
             ),
             communicator=self._communicator,
             plan=plan,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from embeddings import ShardedEmbedding
-from embeddings.checkpoints import Snapshot, restore_tables, snapshot_tables, verify_tables, wait_for_ranks
+from embeddings.checkpoints import Base, Snapshot, restore_tables, snapshot_tables, verify_tables, wait_for_ranks
 from embeddings.dense import DenseCheckpoint
 from foundation.background import Background
 from foundation.errors import UserError, damaged, first_line
@@ -76,11 +76,16 @@ class CheckpointStore:
         world: World,
         keep: int = 2,
         keep_every: int = 0,
+        incremental: int = 0,
     ) -> None:
-        """keep_every: of checkpoints whose step is a multiple of it none is removed; 0: of all others."""
+        """keep_every: of checkpoints whose step is a multiple of it none is removed; 0: there are none. incremental: so
+        many saves after one of everything hold only the rows that changed since, of tables that track their updates;
+        the first save of a process is of everything."""
         self.directory, self.dense, self.keep, self.keep_every = Path(directory), dense, keep, keep_every
         self._embedding, self._world = embedding, world
         self._writing: Background | None = None
+        self._incremental, self._since_base = incremental, 0
+        self._base: Base | None = None
 
     def all(self) -> list[Stored]:
         """Committed checkpoints, oldest first."""
@@ -168,8 +173,11 @@ class CheckpointStore:
     ) -> None:
         """What goes on while training does."""
         try:
+            base = self._base if self._since_base < self._incremental else None
             with snapshot:
-                snapshot.write(partial / "tables")
+                written = snapshot.write(partial / "tables", base)
+            self._base = Base(path / "tables", written.parts)  # its name when the next save begins
+            self._since_base = 0 if base is None else self._since_base + 1
             if not self._world.is_chief:
                 return
             wait_for_ranks(partial / "tables")

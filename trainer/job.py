@@ -33,7 +33,8 @@ class TrainingConfig(Config):
     whether a copied row's next gradient gets what rounding took from the last (embeddings/wire.py).
     steps_per_call: training steps in one `tf.function` call. checkpoint_every: steps between checkpoints.
     keep_checkpoints: how many of the last ones stay on disk (the best one always does); keep_every: beside them those
-    whose step is a multiple of it (0: none).
+    whose step is a multiple of it (0: none). incremental: so many checkpoints after a full one hold only the rows of
+    tables that changed since (0: all are full).
     """
 
     strategy: StrategyName = "single"
@@ -46,11 +47,14 @@ class TrainingConfig(Config):
     checkpoint_every: int = Field(200, ge=1)
     keep_checkpoints: int = Field(2, ge=1)
     keep_every: int = Field(0, ge=0)
+    incremental: int = Field(0, ge=0)
 
     @model_validator(mode="after")
     def _something_is_rounded(self) -> TrainingConfig:
         if self.error_feedback and self.wire == "float32":
             raise ValueError("error_feedback: nothing is lost in float32; set wire to bfloat16 or float16")
+        if self.incremental and self.strategy in ("parameter_server", "tpu"):
+            raise ValueError(f"incremental: not built for strategy '{self.strategy}'; leave it out")
         return self
 
 
@@ -86,11 +90,11 @@ class Job(Config):
 
 
 def what_decides(document: Mapping[str, Any]) -> dict[str, Any]:
-    """A job's document without what leaves its numbers the same (law 1): where it runs. Asynchronous training does
-    not."""
+    """A job's document without what leaves its numbers the same (law 1): where it runs, and which checkpoints it keeps.
+    Asynchronous training does not."""
     training = dict(document.get("training", {}))
-    for where in ("workers", "servers", "plan"):
-        training.pop(where, None)
+    for key in ("workers", "servers", "plan", "keep_checkpoints", "keep_every", "incremental"):
+        training.pop(key, None)
     if training.get("strategy") != "parameter_server":
         training.pop("strategy", None)
     return {**document, "training": training}

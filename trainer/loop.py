@@ -98,9 +98,8 @@ def train(training: Training, config: TrainingConfig, run: RunDirectory, world: 
     keep_freed_memory()
     _build(training, world)
     folder = run.checkpoints / training.stage
-    store = checkpoint_store(
-        training.model, training.optimizer, folder, world, config.keep_checkpoints, config.keep_every
-    )
+    kept = (config.keep_checkpoints, config.keep_every, config.incremental)
+    store = checkpoint_store(training.model, training.optimizer, folder, world, *kept)
     saved = _saved(store, training, run.tensorboard, world)
     curves = Curves(training.stage, run.tensorboard, shown=world.is_chief)
     watch = StepWatch(training.stage, run.tensorboard, run.timelines, world, training.model.embedding)
@@ -146,7 +145,13 @@ def _build(training: Training, world: World) -> None:
 
 
 def checkpoint_store(
-    model: Any, optimizer: Any, directory: Path, world: World, keep: int, keep_every: int = 0
+    model: Any,
+    optimizer: Any,
+    directory: Path,
+    world: World,
+    keep: int,
+    keep_every: int = 0,
+    incremental: int = 0,
 ) -> CheckpointStore:
     """The store of a training's checkpoints, tracking model and optimizer.
 
@@ -154,9 +159,8 @@ def checkpoint_store(
     """
     with world.strategy.scope():
         optimizer.build(model.trainable_variables)
-    return CheckpointStore(
-        directory, DenseCheckpoint(model=model, optimizer=optimizer), model.embedding, world, keep, keep_every
-    )
+    dense = DenseCheckpoint(model=model, optimizer=optimizer)
+    return CheckpointStore(directory, dense, model.embedding, world, keep, keep_every, incremental)
 
 
 def _epoch(

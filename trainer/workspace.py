@@ -156,6 +156,7 @@ class Workspace:
                 world.communicator if world else None,
                 self._plan("retrieval", world),
                 self._wire(world),
+                world is not None and self.job.training.incremental > 0,
             )
 
     def new_ranker(self, world: World | None = None) -> Ranker:
@@ -173,6 +174,7 @@ class Workspace:
                 world.communicator if world else None,
                 self._plan("ranking", world),
                 self._wire(world),
+                world is not None and self.job.training.incremental > 0,
             )
 
     def _wire(self, world: World | None) -> Wire | None:

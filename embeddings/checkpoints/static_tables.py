@@ -4,6 +4,7 @@ A part is saved as arrays [buckets held, rows of a bucket, width], slot variable
 dimension: the row of id i stands at [place of bucket i % BUCKETS among the part's, i // BUCKETS]. What is beyond the
 vocabulary is zeros. So the rows of a bucket lie together whoever wrote them, and are read alone. The hot part of a
 hot_cold table is saved as `ids` [n] int64, rising, and arrays [n, width]: it, not the cold part, has the truth of them.
+So is, in an incremental save, what has changed since the base, of which the arrays by bucket are.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ from embeddings.checkpoints.listed import save_plain, save_rows
 from embeddings.checkpoints.manifest import SavedPart
 from embeddings.checkpoints.variables import (
     BYTES_TOGETHER,
+    LAST_UPDATE,
     put,
     row_bytes,
     rows_at_once,
     stretches,
+    taken,
     variables_of,
 )
 from embeddings.sharding.held import HeldShard
@@ -39,6 +42,31 @@ class Taken:
 
     def __init__(self, shard: HeldShard) -> None:
         self._shard, self._updates = shard, int(shard.held.updates.numpy())
+
+    @property
+    def tracks(self) -> bool:
+        """Whether what has changed since a save can be told."""
+        return self._shard.ids is None and LAST_UPDATE in _variables(self._shard)
+
+    def save_changes(self, base: SavedPart, image: Image, root: Path, path: str) -> SavedPart:
+        """Writes arrays `path`/NAME below `root`, of the rows alone that changed since `base`, which it does not
+        hold."""
+        shard, variables = self._shard, _variables(self._shard)
+        tracked, changed = variables[LAST_UPDATE], []
+        for stretch in stretches(int(tracked.shape[0]), rows_at_once(tracked)):
+            numbers = np.arange(stretch.start, stretch.stop)
+            changed.append(numbers[image.rows(tracked, numbers) > base.updates])
+        rows = np.concatenate([np.zeros(0, np.int64), *changed])
+        ids = shard.ids_of_rows()[rows]
+        if shard.but is not None:  # which another part has the truth of
+            rows, ids = rows[~np.isin(ids, shard.but)], ids[~np.isin(ids, shard.but)]
+        order = np.argsort(ids)
+        arrays = {
+            name: save_rows(variable, rows[order], image, root, f"{path}/{name}")
+            for name, variable in variables.items()
+        }
+        arrays["ids"] = save_plain(ids[order], root, f"{path}/ids")
+        return SavedPart(shard.config.name, shard.columns, np.arange(BUCKETS), True, self._updates, arrays)
 
     def save(self, image: Image, root: Path, path: str) -> SavedPart:
         """Writes arrays `path`/NAME below `root`."""
@@ -65,6 +93,9 @@ def restore(shard: HeldShard, root: Path, parts: Sequence[SavedPart]) -> None:
     by_bucket, hot = [part for part in parts if not part.hot], [part for part in parts if part.hot]
     for name, variable in _variables(shard).items():
         wide = variable.shape.rank == 2
+        if name == LAST_UPDATE and any(name not in part.arrays for part in parts):
+            variable.assign(tf.fill(variable.shape, max(part.updates for part in parts)))  # nobody knows: all of them
+            continue
         found = [_Bucketed(source) for source in sources(root, by_bucket, name, shard.columns, wide)]
         _need_all(shard, root, found, wide)
         if shard.ids is None:
@@ -157,7 +188,12 @@ def _restore_hot(shard: HeldShard, variable: tf.Variable, source: Source, ids: n
         wanted &= ~np.isin(ids, shard.but)
     places = np.flatnonzero(wanted)
     for stretch in stretches(len(places), rows_at_once(variable)):
-        put(variable, shard.rows_of(ids[places[stretch]]), source.read(places[stretch]))
+        rows, values = shard.rows_of(ids[places[stretch]]), source.read(places[stretch])
+        if values.shape[1:] != tuple(variable.shape[1:]):  # it has but some of the columns
+            whole = taken(variable, rows)
+            source.put(whole, np.arange(len(rows)), values)
+            values = whole
+        put(variable, rows, values)
 
 
 def _ids_of(root: Path, part: SavedPart) -> np.ndarray:

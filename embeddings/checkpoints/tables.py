@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
 from embeddings.checkpoints import dynamic_tables, static_tables
 from embeddings.checkpoints.arrays import Reader
 from embeddings.checkpoints.images import Image, Live, image_of
-from embeddings.checkpoints.manifest import ANY_RANK, MANIFEST, Manifest, Saved, SavedTable, rank_folder
+from embeddings.checkpoints.manifest import ANY_RANK, MANIFEST, Manifest, Saved, SavedPart, SavedTable, rank_folder
 from embeddings.checkpoints.variables import variables_of
 from embeddings.layer import ShardedEmbedding
 from embeddings.sharding.held import HeldShard
 from foundation.errors import UserError, nearest
 from foundation.files import disk_errors
+from foundation.progress import say
 
 _LONGEST_NAME = 100
 _SECONDS_A_LOOK = 0.02
@@ -42,6 +46,15 @@ def snapshot_tables(layer: ShardedEmbedding) -> Snapshot:
     return Snapshot(layer, shards, image_of(variables))
 
 
+@dataclass(frozen=True)
+class Base:
+    """A save that later ones of the same process may build on. parts: those of tables that track their updates, by
+    their paths below its folder, as they were saved in full."""
+
+    root: Path
+    parts: dict[str, SavedPart]
+
+
 class Snapshot:
     """A layer's tables at a moment. A context manager."""
 
@@ -63,16 +76,31 @@ class Snapshot:
         """Whether tables may change before it is written."""
         return self._image.holds
 
-    def write(self, folder: str | Path) -> None:
-        """As `save_tables`."""
-        root = Path(folder)
+    def write(self, folder: str | Path, base: Base | None = None) -> Base:
+        """As `save_tables`. Given a base, of tables that track their updates only the rows that changed since; what has
+        not is the base's files, under a second name. Gives what later saves may have as their base, once `folder` has
+        the name it keeps."""
+        root, full = Path(folder), {}
         for rank in self._ranks:
             own = root / rank_folder(rank)
             with disk_errors(own):
                 shutil.rmtree(own, ignore_errors=True)
                 own.mkdir(parents=True)
-                parts = [taken.save(self._image, root, path) for of, path, taken in self._parts if of == rank]
+                parts = []
+                for of, path, taken in self._parts:
+                    if of != rank:
+                        continue
+                    if not isinstance(taken, static_tables.Taken) or not taken.tracks:
+                        parts.append(taken.save(self._image, root, path))
+                        continue
+                    known = None if base is None else base.parts.get(path)
+                    if base is not None and known is not None and _linked(base.root, known, root):
+                        parts += [known, taken.save_changes(known, self._image, root, f"{path}-changes")]
+                    else:
+                        parts.append(known := taken.save(self._image, root, path))
+                    full[path] = known
                 Manifest(rank, self._of, self._tables, parts).write(root)
+        return Base(root, full)
 
     def close(self) -> None:
         """Gives back the memory it takes."""
@@ -123,6 +151,24 @@ def verify_tables(folder: str | Path) -> None:
     for part in Saved.read(root).parts:
         for array in part.arrays.values():
             Reader(root, array).check()
+
+
+def _linked(base: Path, part: SavedPart, root: Path) -> bool:
+    """Gives a part's files a second name below `root`; false where the disk cannot, or they are gone."""
+    try:
+        for array in part.arrays.values():
+            for name in array.files:
+                target = root / array.path / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.link(base / array.path / name, target)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        for array in part.arrays.values():
+            shutil.rmtree(root / array.path, ignore_errors=True)
+        say(f"checkpoints: all rows are written, not the changed ones alone ({error.strerror})")
+        return False
+    return True
 
 
 def _own(layer: ShardedEmbedding) -> list[HeldShard]:

@@ -13,14 +13,17 @@ if TYPE_CHECKING:
     from embeddings.kernels.group import Table
 
 BYTES_AT_ONCE = 1 << 24
+LAST_UPDATE = "last_update"
 BYTES_TOGETHER = 1 << 16  # what is read as one where ranks may want parts of it
 _LEAST_ROW_BYTES = 32  # what its number takes besides
 _LARGEST_HALF = 65504.0
 
 
 def variables_of(table: Table) -> dict[str, tf.Variable]:
-    """Those with a row for each id, by name: "rows" [n, width], and slot variables, [n, width] or [n]."""
-    return {"rows": table.rows, **table.slots}
+    """Those with a row for each id, by name: "rows" [n, width], slot variables, [n, width] or [n], and of a static
+    table that tracks them "last_update" [n] int64."""
+    last_update = getattr(table, LAST_UPDATE, None)
+    return {"rows": table.rows, **table.slots, **({} if last_update is None else {LAST_UPDATE: last_update})}
 
 
 def taken(variable: tf.Variable, numbers: np.ndarray) -> np.ndarray:

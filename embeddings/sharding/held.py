@@ -49,6 +49,16 @@ class HeldShard:
         sizes[self.buckets] = bucket_sizes(self.config.vocabulary_size)[self.buckets]
         return (np.cumsum(sizes) - sizes)[ids % BUCKETS] + ids // BUCKETS
 
+    def ids_of_rows(self) -> np.ndarray:
+        """[rows] int64: the id of each row held here of a static part, in their order."""
+        assert self.config.vocabulary_size is not None
+        if self.ids is not None:
+            return self.ids
+        every = np.arange(self.config.vocabulary_size)
+        if self.replicated:
+            return every
+        return np.concatenate([np.zeros(0, np.int64), *(every[bucket::BUCKETS] for bucket in self.buckets)])
+
 
 def held_shards(table: ShardedTable) -> list[HeldShard]:
     """Those of a table's parts of which its rank holds something."""

@@ -83,6 +83,9 @@ class DynamicTable(Trackable):
             features, self.identities, self.rows, slots, self.config.scale, occurrences, self._first_column
         )
 
+    def note_update(self, rows: tf.Tensor) -> None:
+        """Nothing: when its ids were last seen is counted as they are found."""
+
     def counts(self) -> dict[str, tf.Tensor]:
         """By name (COUNTS), [] int64 since the table began: training steps, rows now, ids inserted and evicted, and
         occurrences of ids that were rejected (not admitted, or no room)."""

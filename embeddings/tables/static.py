@@ -34,9 +34,20 @@ class StaticTable:
                 )
                 for name, slot in config.optimizer.slots.items()
             }
+            self.last_update: tf.Variable | None = None  # of each row
+            if config.track_updates:
+                untouched = tf.zeros([config.vocabulary_size], tf.int64)
+                self.last_update = tf.Variable(untouched, trainable=False, name=f"{config.name}/last_update")
             self.updates = tf.Variable(0, dtype=tf.int64, trainable=False, name=f"{config.name}/updates")
 
     @property
     def variables(self) -> dict[str, tf.Variable]:
         """Everything a checkpoint must hold, by name."""
-        return {"rows": self.rows, "updates": self.updates, **self.slots}
+        tracked = {} if self.last_update is None else {"last_update": self.last_update}
+        return {"rows": self.rows, "updates": self.updates, **self.slots, **tracked}
+
+    def note_update(self, rows: tf.Tensor) -> None:
+        """That the update just made touched `rows` [n] int64."""
+        if self.last_update is not None:
+            now = tf.fill(tf.shape(rows), self.updates.read_value())
+            self.last_update.scatter_update(tf.IndexedSlices(now, rows))

@@ -86,6 +86,11 @@ def _check(table: TableConfig) -> None:
             f"table '{table.name}': a dynamic table cannot lie on a TPU, whose tables have every row from the start.",
             "Give it a vocabulary_size and number its ids 0 to vocabulary_size - 1, or take another strategy.",
         )
+    if table.track_updates:
+        raise UserError(
+            f"table '{table.name}': track_updates; a TPU does not tell which rows it touched.",
+            "Leave it out, or take another strategy.",
+        )
     if table.vocabulary_size > _MOST_ROWS:
         raise UserError(
             f"table '{table.name}': {table.vocabulary_size:,} rows; a TPU's ids are 32-bit.",
