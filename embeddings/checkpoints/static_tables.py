@@ -94,7 +94,8 @@ def restore(shard: HeldShard, root: Path, parts: Sequence[SavedPart]) -> None:
     for name, variable in _variables(shard).items():
         wide = variable.shape.rank == 2
         if name == LAST_UPDATE and any(name not in part.arrays for part in parts):
-            variable.assign(tf.fill(variable.shape, max(part.updates for part in parts)))  # nobody knows: all of them
+            now = tf.constant(max(part.updates for part in parts), tf.int64)
+            variable.assign(tf.fill(variable.shape, now))  # nobody knows: all of them
             continue
         found = [_Bucketed(source) for source in sources(root, by_bucket, name, shard.columns, wide)]
         _need_all(shard, root, found, wide)
