@@ -112,6 +112,9 @@ class CheckpointStore:
             self._prune(best_step)
         return Stored(step, path)
 
+    def wait(self) -> None:
+        """Returns when the last save is committed."""
+
     def restore(self, stored: Stored) -> dict[str, Any]:
         """Reads the variables into `dense` and the tables; returns the state saved beside them.
 

@@ -33,6 +33,12 @@ class TrainingConfig(Config):
     whether a copied row's next gradient gets what rounding took from the last (embeddings/wire.py).
     steps_per_call: training steps in one `tf.function` call. checkpoint_every: steps between checkpoints.
     keep_checkpoints: how many of the last ones stay on disk (the best one always does).
+
+    restarts: how often in all the supervisor starts the ranks again after one failed (default: 3 where ranks are
+    supervised; one process alone is supervised only if this is given); min_workers: with how few of the workers it goes
+    on when one does not come back (default: all of them). on_nonfinite: what a loss that is not finite does, "stop" or
+    "skip": roll back to the last checkpoint and leave that batch out; most_skipped: so many batches of a training at
+    most. See docs/surviving.md.
     """
 
     strategy: StrategyName = "single"
@@ -44,6 +50,26 @@ class TrainingConfig(Config):
     steps_per_call: int = Field(20, ge=1)
     checkpoint_every: int = Field(200, ge=1)
     keep_checkpoints: int = Field(2, ge=1)
+    restarts: int | None = Field(None, ge=0)
+    min_workers: int | None = Field(None, ge=1)
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    most_skipped: int = Field(3, ge=1)
+
+    @model_validator(mode="after")
+    def _fewer_workers_can_be(self) -> TrainingConfig:
+        if self.min_workers is None or self.min_workers == self.workers:
+            return self
+        if self.min_workers > self.workers:
+            raise ValueError(
+                f"min_workers: found {self.min_workers}, more than the {self.workers} of training.workers; give as many "
+                "or fewer"
+            )
+        if self.plan is not None:
+            raise ValueError(
+                f"min_workers: found {self.min_workers} of {self.workers} workers and a plan, which is for one number "
+                "of them; leave out one of the two"
+            )
+        return self
 
     @model_validator(mode="after")
     def _something_is_rounded(self) -> TrainingConfig:
@@ -84,10 +110,10 @@ class Job(Config):
 
 
 def what_decides(document: Mapping[str, Any]) -> dict[str, Any]:
-    """A job's document without what leaves its numbers the same (law 1): where it runs. Asynchronous training does
-    not."""
+    """A job's document without what leaves its numbers the same (law 1): where it runs, and what it survives.
+    Asynchronous training does not. (Which batches were skipped, its checkpoints hold.)"""
     training = dict(document.get("training", {}))
-    for where in ("workers", "servers", "plan"):
+    for where in ("workers", "servers", "plan", "restarts", "min_workers", "on_nonfinite", "most_skipped"):
         training.pop(where, None)
     if training.get("strategy") != "parameter_server":
         training.pop("strategy", None)

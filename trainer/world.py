@@ -13,6 +13,7 @@ from foundation.progress import mute
 from foundation.tf import tf
 from strategies import ParameterServerStrategy, SingleStrategy, Strategy, TpuStrategy, create_strategy
 from trainer.job import Job
+from trainer.preemption import heed_again
 from trainer.supervisor.member import Membership
 from trainer.tpu_job import check_tpu_job
 
@@ -58,6 +59,12 @@ class World:
         [same] = struct.unpack("d", struct.pack("q", self.agreed(bits)))
         return same
 
+    def any(self, flag: bool) -> bool:
+        """Whether it holds on some rank, told to all."""
+        if not self.several_processes:
+            return flag
+        return bool(self.communicator.all_reduce(tf.constant([float(flag)]))[0] > 0)
+
     def meet(self) -> None:
         """Returns when every process has come here."""
         if self.several_processes:
@@ -94,6 +101,7 @@ def join_world(job: Job, membership: Membership) -> World:
       UserError: the strategy is not known, cannot be had here, or cannot do what the job asks for.
     """
     strategy = create_strategy(job.training.strategy, job.training.workers)
+    heed_again()  # TensorFlow's runtime for several processes has put a handler of its own in place
     if isinstance(strategy, TpuStrategy):
         check_tpu_job(job, strategy.topology.ranks)
     return World(strategy, membership)
