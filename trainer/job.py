@@ -61,8 +61,8 @@ class TrainingConfig(Config):
             return self
         if self.min_workers > self.workers:
             raise ValueError(
-                f"min_workers: found {self.min_workers}, more than the {self.workers} of training.workers; give as many "
-                "or fewer"
+                f"min_workers: found {self.min_workers}, more than training.workers, which is {self.workers}; give as "
+                "many or fewer"
             )
         if self.plan is not None:
             raise ValueError(

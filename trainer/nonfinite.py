@@ -59,8 +59,8 @@ def without_the_batch_at_fault(
         )
     if spoilt:
         raise UserError(
-            f"{said}; in the checkpoint of step {position.step:,} variables are not finite either, so no batch since is "
-            f"to blame. A post-mortem is in {folder}.",
+            f"{said}; in the checkpoint of step {position.step:,} variables are not finite either, so no batch since "
+            f"is to blame. A post-mortem is in {folder}.",
             f"Remove {store.directory}/step-{position.step:08d} to go on from the one before, or lower the learning "
             "rates.",
         )

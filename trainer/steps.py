@@ -89,14 +89,19 @@ def _one_by_one(
 def _ahead(strategy: Strategy, begin: Callable[..., Any], finish: Callable[..., tf.Tensor], names: list[str]) -> Sums:
     """The same, each step begun while the one before computes: TensorFlow runs what does not depend on each other as
     it becomes ready, and `begin` depends on the batch alone."""
-    form: list[Any] = []  # of what `begin` gives, as tf.nest sees it
+    form: list[Any] = []  # of what `begin` gives, as tf.nest sees it; and which of it is None
 
     def begun(batch: Any, step: tf.Tensor) -> list[tf.Tensor]:
-        form[:] = [begin(batch, step)]
-        return tf.nest.flatten(form[0], expand_composites=True)
+        what = begin(batch, step)
+        flat = tf.nest.flatten(what, expand_composites=True)
+        form[:] = what, [each is None for each in flat]
+        return [each for each in flat if each is not None]
 
-    def finished(flat: list[tf.Tensor], step: tf.Tensor) -> tf.Tensor:
-        return finish(tf.nest.pack_sequence_as(form[0], flat, expand_composites=True), step)
+    def finished(tensors: list[tf.Tensor], step: tf.Tensor) -> tf.Tensor:
+        what, absent = form
+        given = iter(tensors)
+        flat = [None if none else next(given) for none in absent]
+        return finish(tf.nest.pack_sequence_as(what, flat, expand_composites=True), step)
 
     @tf.function(reduce_retracing=True)
     def sums(feeds: list[Any], count: tf.Tensor, first_step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -39,8 +39,8 @@ def supervise(
       GroupFailed: a rank failed: which one first, how, and what became of the others.
       UserError: a user's error, as the rank said it; or the ranks disagree on what they run.
       KeyboardInterrupt: Ctrl-C, which is handed on to the ranks; a second one kills them.
-      SystemExit: likewise, for SIGHUP (code 129). For SIGTERM, to this process or to a rank: with PREEMPTED if the ranks
-        checkpointed and left, otherwise 143.
+      SystemExit: likewise, for SIGHUP (code 129). For SIGTERM, to this process or to a rank: with PREEMPTED if the
+        ranks checkpointed and left, otherwise 143.
     """
     timeouts = timeouts or Timeouts()
     tasks = equal_tasks(workers) if isinstance(workers, int) else workers
