@@ -125,8 +125,7 @@ def train(training: Training, config: TrainingConfig, run: RunDirectory, world: 
                     leaving = world.any(asked())
                     if leaving or position.step % config.checkpoint_every == 0:
                         _commit(store, training, position, curves, world)
-                    if leaving:
-                        _leave(store, training, position)
+                    _leave_if(leaving, store, training, position)
             except NotFinite as found:
                 reached = position.step
 
@@ -139,14 +138,11 @@ def train(training: Training, config: TrainingConfig, run: RunDirectory, world: 
             position.epoch, position.batch = position.epoch + 1, 0
             world.membership.phase("validation")
             _judge(training, position, curves, world)
-            norms = {f"table_norm/{name}": tf.norm(rows) for name, rows in training.model.embedding.tables.items()}
-            curves.watch(position.step, norms)
             _commit(store, training, position, curves, world)
-            if not position.stopped(training) and world.any(asked()):
-                _leave(store, training, position)
+            _leave_if(not position.stopped(training) and world.any(asked()), store, training, position)
+    store.wait()
     if position.skipped:
         say(f"{training.stage}: trained without the batches of steps {listed(position.skipped)} (on_nonfinite: skip)")
-    store.wait()
     curves.close()
     watch.close()
     best = store.at(position.best_step if position.best_step is not None else position.step)
@@ -213,9 +209,11 @@ def _epoch(
             first = position.step
 
 
-def _leave(store: CheckpointStore, training: Training, position: Position) -> None:
-    store.wait()
-    leave(f"{training.stage}: SIGTERM: checkpointed at step {position.step:,}.")
+def _leave_if(asked: bool, store: CheckpointStore, training: Training, position: Position) -> None:
+    """Leaves what was just committed behind, if a rank was asked to."""
+    if asked:
+        store.wait()
+        leave(f"{training.stage}: SIGTERM: checkpointed at step {position.step:,}.")
 
 
 def _judge(training: Training, position: Position, curves: Curves, world: World) -> None:
@@ -228,6 +226,8 @@ def _judge(training: Training, position: Position, curves: Curves, world: World)
         position.best, position.best_step, position.epochs_without_gain = value, position.step, 0
     else:
         position.epochs_without_gain += 1
+    norms = {f"table_norm/{name}": tf.norm(rows) for name, rows in training.model.embedding.tables.items()}
+    curves.watch(position.step, norms)
 
 
 def _commit(store: CheckpointStore, training: Training, position: Position, curves: Curves, world: World) -> None:

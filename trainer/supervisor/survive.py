@@ -67,8 +67,10 @@ class _Survivor:
         """
         slot, last, of = self.slots[failed.rank], self._last, f" of {self._workers}"
         progressed = last is None or last[2] != committed
-        at_start_again = failed.place is None and last is not None and last[0].place is None and last[1] == slot
-        if slot in self._lost or (at_start_again and self._may_shrink()):
+        if failed.place is not None:
+            self._lost -= set(self.slots)  # they came back
+        before = last is not None and last[0].place is None and last[1] == slot
+        if failed.place is None and (before or slot in self._lost) and self._may_shrink():
             self._lost.add(slot)
             self.slots.remove(slot)
             self._last = None
@@ -78,8 +80,8 @@ class _Survivor:
         if last is not None and not progressed and _same(last[0], failed):
             raise _given_up(last[0], f"{_where(failed)}, twice in a row, from {committed}: not started again.")
         if self._restarts >= self._survival.restarts:
-            many = f"{self._restarts} restart{'s' if self._restarts > 1 else ''}"
-            raise _given_up(failed, f"The {many} are used up (training.restarts)." if self._restarts else "")
+            used = f"{self._restarts} of {self._survival.restarts} restarts are used up (training.restarts)."
+            raise _given_up(failed, used if self._restarts else "")
         self._restarts += 1
         self._in_a_row = 1 if progressed else self._in_a_row + 1
         self._last = failed, slot, committed
