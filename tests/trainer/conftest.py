@@ -78,7 +78,11 @@ def command(*words: object, **options) -> subprocess.CompletedProcess:
 def start(*words: object, **options) -> subprocess.Popen:
     """`headrace WORDS`, running."""
     return subprocess.Popen(
-        [*COMMAND, *map(str, words)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
+        [*COMMAND, *map(str, words)],
+        cwd=ROOT,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **{"stdout": subprocess.PIPE, **options},
     )
 
 

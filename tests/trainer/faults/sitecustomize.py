@@ -31,9 +31,11 @@ if (asked := _asked("AT_STEP")) and os.environ.get("HEADRACE_RANK") == asked[0]:
 if asked := _asked("BATCH"):
     from inputs.batches import Batches
 
-    def _batch(self, epoch, k, rank=0, world_size=1, then=Batches.batch, at=tuple(map(int, asked))):
-        made = then(self, epoch, k, rank, world_size)
-        if (epoch, k) == at and "log_q" in made:
+    _then, _at = Batches.batch, tuple(map(int, asked))
+
+    def _batch(self, epoch, k, rank=0, world_size=1):
+        made = _then(self, epoch, k, rank, world_size)
+        if (epoch, k) == _at and "log_q" in made:
             made["log_q"] = made["log_q"] * float("nan")
         return made
 
