@@ -35,6 +35,12 @@ class TrainingConfig(Config):
     keep_checkpoints: how many of the last ones stay on disk (the best one always does); keep_every: beside them those
     whose step is a multiple of it (0: none). incremental: so many checkpoints after a full one hold only the rows of
     tables that changed since (0: all are full).
+
+    restarts: how often in all the supervisor starts the ranks again after one failed (default: 3 where ranks are
+    supervised; one process alone is supervised only if this is given); min_workers: with how few of the workers it goes
+    on when one does not come back (default: all of them). on_nonfinite: what a loss that is not finite does, "stop" or
+    "skip": roll back to the last checkpoint and leave that batch out; most_skipped: so many batches of a training at
+    most. See docs/surviving.md.
     """
 
     strategy: StrategyName = "single"
@@ -48,6 +54,26 @@ class TrainingConfig(Config):
     keep_checkpoints: int = Field(2, ge=1)
     keep_every: int = Field(0, ge=0)
     incremental: int = Field(0, ge=0)
+    restarts: int | None = Field(None, ge=0)
+    min_workers: int | None = Field(None, ge=1)
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    most_skipped: int = Field(3, ge=1)
+
+    @model_validator(mode="after")
+    def _fewer_workers_can_be(self) -> TrainingConfig:
+        if self.min_workers is None or self.min_workers == self.workers:
+            return self
+        if self.min_workers > self.workers:
+            raise ValueError(
+                f"min_workers: found {self.min_workers}, more than training.workers, which is {self.workers}; give as "
+                "many or fewer"
+            )
+        if self.plan is not None:
+            raise ValueError(
+                f"min_workers: found {self.min_workers} of {self.workers} workers and a plan, which is for one number "
+                "of them; leave out one of the two"
+            )
+        return self
 
     @model_validator(mode="after")
     def _something_is_rounded(self) -> TrainingConfig:
@@ -89,11 +115,25 @@ class Job(Config):
         return self.model_dump(mode="json")
 
 
+_OF_NO_NUMBER = (
+    "workers",
+    "servers",
+    "plan",
+    "restarts",
+    "min_workers",
+    "on_nonfinite",
+    "most_skipped",
+    "keep_checkpoints",
+    "keep_every",
+    "incremental",
+)
+
+
 def what_decides(document: Mapping[str, Any]) -> dict[str, Any]:
-    """A job's document without what leaves its numbers the same (law 1): where it runs, and which checkpoints it keeps.
-    Asynchronous training does not."""
+    """A job's document without what leaves its numbers the same (law 1): where it runs, what it survives, and which
+    checkpoints it keeps. Asynchronous training does not. (Which batches were skipped, its checkpoints hold.)"""
     training = dict(document.get("training", {}))
-    for key in ("workers", "servers", "plan", "keep_checkpoints", "keep_every", "incremental"):
+    for key in _OF_NO_NUMBER:
         training.pop(key, None)
     if training.get("strategy") != "parameter_server":
         training.pop("strategy", None)

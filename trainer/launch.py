@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,13 +16,16 @@ from foundation.errors import UserError, first_line
 from trainer.job import Job, TrainingConfig, digest, load_job
 from trainer.run_directory import RunDirectory
 from trainer.supervisor.digests import software_digests
-from trainer.supervisor.environment import RANK, Task, equal_tasks, is_supervised, parameter_server_tasks
+from trainer.supervisor.environment import RANK, is_supervised, parameter_server_tasks, tasks_on
 from trainer.supervisor.member import Membership, join
 from trainer.supervisor.supervise import supervise
+from trainer.supervisor.survive import Survival, survive
 from trainer.workspace import Workspace
 
 HOROVOD_RANK = "HOROVOD_RANK"  # horovodrun sets it
 LEFT_BEHIND = 3
+DEFAULT_RESTARTS = 3
+ONE_PROCESS = ("single", "mirrored")
 _PEER_GONE = re.compile(
     r"Socket closed|failed to connect|Connection re(set|fused)|rank \d+ \(pid \d+\) is gone|been shut down"
 )
@@ -31,7 +34,7 @@ _PEER_GONE = re.compile(
 @dataclass(frozen=True)
 class JobCall:
     """The words of a command, and its options. strategy, workers: in place of the job's; several workers of a job that
-    names no strategy are `multi_worker`."""
+    names no strategy are `multi_worker`. restarts, min_workers: in place of the job's too."""
 
     words: tuple[str, ...]
     file: Path
@@ -39,14 +42,17 @@ class JobCall:
     run_dir: Path | None = None
     strategy: str | None = None
     workers: int | None = None
+    restarts: int | None = None
+    min_workers: int | None = None
 
     @cached_property
     def job(self) -> Job:
         """Raises:
-        UserError: see `load_job`; or the strategy runs in one process and there are several workers.
+        UserError: see `load_job`; or the strategy runs in one process and there are several workers; or fewer of them
+          may do, and the strategy cannot do with fewer.
         """
-        given = [f"training.workers={self.workers}"] if self.workers is not None else []
-        given += [f"training.strategy={self.strategy}"] if self.strategy is not None else []
+        options = {name: getattr(self, name) for name in ("workers", "strategy", "restarts", "min_workers")}
+        given = [f"training.{name}={value}" for name, value in options.items() if value is not None]
         job = load_job(self.file, (*self.overrides, *given))
         if job.training.workers > 1 and job.training.strategy == "single":
             if "strategy" in job.training.model_fields_set:
@@ -56,6 +62,13 @@ class JobCall:
                 )
             training = job.training.model_copy(update={"strategy": "multi_worker"})
             job = job.model_copy(update={"training": training})
+        least, strategy = job.training.min_workers, job.training.strategy
+        if least is not None and least < job.training.workers and strategy != "multi_worker":
+            raise UserError(
+                f"training.min_workers: {least} of {job.training.workers} workers of strategy '{strategy}', which goes "
+                "on with all or none.",
+                "Leave it out, or give strategy multi_worker.",
+            )
         return job
 
     def workspace(self, membership: Membership | None = None, alone: bool = False) -> Workspace:
@@ -70,31 +83,47 @@ class JobCall:
         are all in it.
 
         Raises:
-          UserError: a rank failed, the run directory cannot be had, or the strategy's launcher is not there.
+          UserError: ranks failed beyond `training.restarts`, the run directory cannot be had, or the strategy's
+            launcher is not there. SystemExit: with PREEMPTED: SIGTERM came.
         """
         training = self.job.training
-        alone = training.workers == 1 and training.strategy != "parameter_server"
-        if alone or _is_a_rank():
+        if _is_a_rank():
             return False
-        if training.strategy == "horovod":
-            _become_horovodrun(self._command(), training.workers)
-        tasks = _tasks(training)
-        if tasks is None:
+        if training.strategy == "horovod" and training.workers > 1:
+            _become_horovodrun(self._command(training.workers), training.workers)
+        slots = _slots(training)
+        if not slots:
             return False
+        restarts = DEFAULT_RESTARTS if training.restarts is None else training.restarts
         with self.run.locked():
             self.run.claim(self.job)
-            supervise(
-                self._command(),
-                tasks,
-                log_folder=self.run.path / "logs",
-                environment=_shares_of_cores(len(tasks)),
-            )
+            survive(self._attempt, slots, Survival(restarts, training.min_workers), self._committed)
         return True
 
-    def _command(self) -> list[str]:
+    def _attempt(self, slots: Sequence[int]) -> None:
+        """Runs the ranks once, on these slots."""
+        training = self.job.training
+        if training.strategy == "parameter_server":
+            tasks, workers = parameter_server_tasks(training.workers, training.servers), training.workers
+        else:
+            tasks, workers = tasks_on(slots), training.workers if training.strategy == "mirrored" else len(slots)
+        supervise(
+            self._command(workers),
+            tasks,
+            log_folder=self.run.path / "logs",
+            environment=_shares_of_cores(len(tasks)),
+        )
+
+    def _committed(self) -> str:
+        """What the next attempt goes on from; none is at work now."""
+        self.run.sweep()
+        return self.run.goes_on_from()
+
+    def _command(self, workers: int) -> list[str]:
+        least = self.job.training.min_workers
         options = [f"--set={override}" for override in self.overrides]
-        options += [f"--run-dir={self.run.path}", f"--strategy={self.job.training.strategy}"]
-        options += [f"--workers={self.job.training.workers}"]
+        options += [f"--run-dir={self.run.path}", f"--strategy={self.job.training.strategy}", f"--workers={workers}"]
+        options += [f"--min-workers={least}"] if least is not None else []
         return [sys.executable, "-m", "trainer.main", *self.words, str(self.file), *options]
 
 
@@ -128,13 +157,14 @@ def serve_if_asked(job: Job, membership: Membership) -> None:
         serve()
 
 
-def _tasks(training: TrainingConfig) -> list[Task] | None:
-    """The processes to start; None: one is enough."""
-    if training.strategy == "multi_worker":
-        return equal_tasks(training.workers)
+def _slots(training: TrainingConfig) -> int:
+    """On how many slots of this machine ranks are to be started; 0: this process is all there is, or is one that
+    another launcher started."""
     if training.strategy == "parameter_server":
-        return parameter_server_tasks(training.workers, training.servers)
-    return None
+        return training.workers
+    if training.strategy == "multi_worker" and training.workers > 1:
+        return training.workers
+    return int(training.strategy in ONE_PROCESS and bool(training.restarts))
 
 
 def _is_a_rank() -> bool:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
-
-import numpy as np
 
 from embeddings import ShardedEmbedding
 from embeddings.dense import DenseCheckpoint
@@ -21,20 +19,18 @@ from foundation.progress import progress, say
 from foundation.tensors import to_tensors
 from foundation.tf import keras, tf
 from inputs.batches import Batches
-from strategies import ParameterServerStrategy, Strategy
-from strategies.share import summed
 from trainer.checkpoint import CheckpointStore, Stored
 from trainer.curves import Curves
 from trainer.feed import feed
 from trainer.job import TrainingConfig
+from trainer.nonfinite import listed, without_the_batch_at_fault
+from trainer.preemption import leave, sigterm_noted
 from trainer.profiling import StepWatch
 from trainer.run_directory import RunDirectory
+from trainer.steps import NotFinite, Steps, steps_of
 from trainer.world import World
 
 WATCHED = 1  # the call of an epoch that is recorded; the first may be the one that is traced
-
-
-Steps = Callable[[list[Any], int, int], dict[str, float]]
 
 
 class Trainable(Protocol):
@@ -74,7 +70,8 @@ class Training:
 
 @dataclass
 class Position:
-    """Where a training stands: everything a checkpoint holds beside variables and curves."""
+    """Where a training stands: everything a checkpoint holds beside variables and curves. skipped: the steps whose
+    batches are left out, since a loss was not finite for them; they count as taken."""
 
     step: int = 0
     epoch: int = 0
@@ -82,6 +79,7 @@ class Position:
     best: float = -math.inf
     best_step: int | None = None
     epochs_without_gain: int = 0
+    skipped: list[int] = field(default_factory=list)
 
     def stopped(self, training: Training) -> bool:
         return self.epoch >= training.epochs or self.epochs_without_gain >= training.patience
@@ -93,7 +91,8 @@ def train(training: Training, config: TrainingConfig, run: RunDirectory, world: 
     A model that this process holds whole is left with that checkpoint's variables; other ranks hold but shards.
 
     Raises:
-      UserError: the loss is no longer finite.
+      UserError: a loss is not finite, and the policy is "stop" or has skipped as many batches as it may.
+      SystemExit: with PREEMPTED: SIGTERM came to a rank; what was trained is committed.
     """
     keep_freed_memory()
     _build(training, world)
@@ -107,25 +106,42 @@ def train(training: Training, config: TrainingConfig, run: RunDirectory, world: 
     if saved is not None:
         position, curves.points = Position(**saved["position"]), saved["points"]
         say(f"{training.stage}: going on from step {position.step:,}")
-    step = _steps(training.model, training.optimizer, world)
+    step = steps_of(training.model, training.optimizer, world)
     total = training.epochs * len(training.batches)
-    with store, progress(training.stage, total, "steps", done=position.step) as meter:
+
+    one_by_one = partial(_epoch, training, config.model_copy(update={"steps_per_call": 1}), step, world, None)
+    with store, progress(training.stage, total, "steps", done=position.step) as meter, sigterm_noted() as asked:
+        world.membership.progress(position.step)
+        if saved is None and config.on_nonfinite == "skip":  # what to roll back to
+            _commit(store, training, position, curves, world)
         while not position.stopped(training):
-            for taken, losses in _epoch(training, config, position, step, world, watch):
-                world.membership.progress(position.step)
-                meter.advance(taken, f"loss {losses['loss']:.4f}")
-                curves.add(position.step, losses)
-                examples = training.batches.units / len(training.batches)
-                curves.watch(position.step, {"examples_per_second": meter.rate * examples})
-                if position.step % config.checkpoint_every == 0:
-                    _commit(store, training, position, curves, world)
+            try:
+                for taken, losses in _epoch(training, config, step, world, watch, position):
+                    world.membership.progress(position.step)
+                    meter.advance(taken, f"loss {losses['loss']:.4f}")
+                    curves.add(position.step, losses)
+                    examples = training.batches.units / len(training.batches)
+                    curves.watch(position.step, {"examples_per_second": meter.rate * examples})
+                    leaving = world.any(asked())
+                    if leaving or position.step % config.checkpoint_every == 0:
+                        _commit(store, training, position, curves, world)
+                    _leave_if(leaving, store, training, position)
+            except NotFinite as found:
+                reached = position.step
+                position, curves.points = without_the_batch_at_fault(
+                    found, training, config, position, one_by_one, world, store, run.post_mortems
+                )
+                curves.watch(position.step, {"skipped_batches": len(position.skipped)})
+                meter.advance(position.step - reached)
+                continue
             position.epoch, position.batch = position.epoch + 1, 0
             world.membership.phase("validation")
             _judge(training, position, curves, world)
-            norms = {f"table_norm/{name}": tf.norm(rows) for name, rows in training.model.embedding.tables.items()}
-            curves.watch(position.step, norms)
             _commit(store, training, position, curves, world)
+            _leave_if(not position.stopped(training) and world.any(asked()), store, training, position)
         store.wait()
+    if position.skipped:
+        say(f"{training.stage}: trained without the batches of steps {listed(position.skipped)} (on_nonfinite: skip)")
     curves.close()
     watch.close()
     best = store.at(position.best_step if position.best_step is not None else position.step)
@@ -166,39 +182,46 @@ def checkpoint_store(
 def _epoch(
     training: Training,
     config: TrainingConfig,
-    position: Position,
     step: Steps,
     world: World,
-    watch: StepWatch,
+    watch: StepWatch | None,
+    position: Position,
 ) -> Iterator[tuple[int, dict[str, float]]]:
-    """Trains the rest of the epoch; yields (steps taken, mean losses) after each call, of which one is watched."""
-    left = len(training.batches) - position.batch
-    if not left:  # killed between an epoch's last batch and its validation
+    """Trains the rest of the epoch, but for the batches to be skipped; yields (steps taken or skipped, mean losses)
+    after each call, of which one is watched."""
+    end = position.step + len(training.batches) - position.batch
+    if position.step == end:  # killed between an epoch's last batch and its validation
         return
+    first, calls = position.step, 0
     with ExitStack() as stack:
         sources = [
             stack.enter_context(training.batches.iterate(position.epoch, position.batch, rank, world.size))
             for rank in world.strategy.ranks
         ]
         feeds = [feed(source, world.strategy.fixed_shapes) for source in sources]
-        for call in itertools.count():
-            if not left:
-                return
+        while position.step < end:
+            if position.step in position.skipped:
+                for each in feeds:
+                    next(each)
+                position.step, position.batch = position.step + 1, position.batch + 1
+                continue
             to_checkpoint = config.checkpoint_every - position.step % config.checkpoint_every
-            count = min(config.steps_per_call, left, to_checkpoint)
-            watched = watch.steps(position.step + count, count) if call == WATCHED else nullcontext()
+            to_skipped = min((bad - position.step for bad in position.skipped if bad > position.step), default=end)
+            count = min(config.steps_per_call, end - position.step, to_checkpoint, to_skipped)
+            watched = watch.steps(position.step + count, count) if watch and calls == WATCHED else nullcontext()
             with watched:
                 losses = step(feeds, count, position.step)
-            if not np.isfinite(losses["loss"]):
-                raise UserError(
-                    f"{training.stage}: the loss is {losses['loss']} between steps {position.step} and "
-                    f"{position.step + count}.",
-                    "Lower the learning rates; the last committed checkpoint is kept.",
-                )
-            position.step += count
-            position.batch += count
-            left -= count
-            yield count, losses
+            calls += 1
+            position.step, position.batch = position.step + count, position.batch + count
+            yield position.step - first, losses
+            first = position.step
+
+
+def _leave_if(asked: bool, store: CheckpointStore, training: Training, position: Position) -> None:
+    """Leaves what was just committed behind, if a rank was asked to."""
+    if asked:
+        store.wait()
+        leave(f"{training.stage}: SIGTERM: checkpointed at step {position.step:,}.")
 
 
 def _judge(training: Training, position: Position, curves: Curves, world: World) -> None:
@@ -211,6 +234,8 @@ def _judge(training: Training, position: Position, curves: Curves, world: World)
         position.best, position.best_step, position.epochs_without_gain = value, position.step, 0
     else:
         position.epochs_without_gain += 1
+    norms = {f"table_norm/{name}": tf.norm(rows) for name, rows in training.model.embedding.tables.items()}
+    curves.watch(position.step, norms)
 
 
 def _commit(store: CheckpointStore, training: Training, position: Position, curves: Curves, world: World) -> None:
@@ -243,94 +268,3 @@ def _to_go_on_from(store: CheckpointStore, training: Training, tensorboard: Path
     store.clear()
     shutil.rmtree(tensorboard / training.stage, ignore_errors=True)
     return None
-
-
-def _steps(model: Any, optimizer: keras.optimizers.Optimizer, world: World) -> Steps:
-    """Takes `count` steps from `first_step` on; gives the mean losses of the global batches."""
-    strategy = world.strategy
-    names: list[str] = []
-
-    def finish(begun: Any, step: tf.Tensor) -> tf.Tensor:
-        with tf.GradientTape() as tape:
-            losses = model.losses_of(begun, step)
-        names[:] = losses
-        variables = model.trainable_variables
-        gradients = tape.gradient(losses["loss"], variables)
-        *gradients, of_batch = summed(world.communicator, [*gradients, tf.stack(list(losses.values()))])
-        pairs = zip(gradients, variables, strict=True)
-        optimizer.apply_gradients(pairs, skip_gradients_aggregation=True)  # they are the batch's already
-        return of_batch
-
-    def whole(batch: dict[str, Any], step: tf.Tensor) -> tf.Tensor:
-        return finish(model.begin(batch, step), step)
-
-    if isinstance(strategy, ParameterServerStrategy):
-        return _asynchronous(strategy, whole, names)
-    way = _ahead if model.embedding.begins_ahead else _one_by_one
-    sums = way(strategy, model.begin, finish)
-
-    def means(feeds: list[Any], count: int, first_step: int) -> dict[str, float]:
-        total = sums(feeds, tf.constant(count, tf.int64), tf.constant(first_step, tf.int64))
-        return dict(zip(names, (total.numpy() / count).tolist(), strict=True))
-
-    return means
-
-
-def _one_by_one(
-    strategy: Strategy, begin: Callable[..., Any], finish: Callable[..., tf.Tensor]
-) -> Callable[..., tf.Tensor]:
-    """The sum of what the steps give."""
-
-    @tf.function(reduce_retracing=True)
-    def sums(feeds: list[Any], count: tf.Tensor, first_step: tf.Tensor) -> tf.Tensor:
-        batches = strategy.distribute(feeds)
-        total = tf.zeros([])
-        for step in tf.range(first_step, first_step + count):
-            tf.autograph.experimental.set_loop_options(shape_invariants=[(total, tf.TensorShape(None))])
-            total += strategy.run_begun(begin, finish, next(batches), step)
-        return total
-
-    return sums
-
-
-def _ahead(strategy: Strategy, begin: Callable[..., Any], finish: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
-    """The same, each step begun while the one before computes: TensorFlow runs what does not depend on each other as
-    it becomes ready, and `begin` depends on the batch alone."""
-    form: list[Any] = []  # of what `begin` gives, as tf.nest sees it
-
-    def begun(batch: Any, step: tf.Tensor) -> list[tf.Tensor]:
-        form[:] = [begin(batch, step)]
-        return tf.nest.flatten(form[0], expand_composites=True)
-
-    def finished(flat: list[tf.Tensor], step: tf.Tensor) -> tf.Tensor:
-        return finish(tf.nest.pack_sequence_as(form[0], flat, expand_composites=True), step)
-
-    @tf.function(reduce_retracing=True)
-    def sums(feeds: list[Any], count: tf.Tensor, first_step: tf.Tensor) -> tf.Tensor:
-        batches = strategy.distribute(feeds)
-        total, last = tf.zeros([]), first_step + count - 1
-        ahead = strategy.run(begun, next(batches), first_step)
-        any_size = [tf.TensorShape([None, *each.shape[1:]] if len(each.shape) else []) for each in ahead]
-        for step in tf.range(first_step, first_step + count):
-            tf.autograph.experimental.set_loop_options(
-                shape_invariants=[(total, tf.TensorShape(None)), (ahead, any_size)]
-            )
-            now = ahead
-            if step < last:
-                ahead = strategy.run(begun, next(batches), step + 1)
-            total += strategy.run(finished, now, step)
-        return total
-
-    return sums
-
-
-def _asynchronous(strategy: ParameterServerStrategy, one: Callable[..., tf.Tensor], names: list[str]) -> Steps:
-    """Steps that workers take whenever they are free; all are done when a call returns."""
-
-    def means(feeds: list[Any], count: int, first_step: int) -> dict[str, float]:
-        [batches] = feeds
-        given = ((next(batches), tf.constant(first_step + i, tf.int64)) for i in range(count))
-        losses = np.mean([of_step.numpy() for of_step in strategy.results(one, given)], axis=0)
-        return dict(zip(names, losses.tolist(), strict=True))
-
-    return means

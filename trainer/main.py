@@ -47,6 +47,13 @@ Strategy = Annotated[
     str | None, typer.Option(help="Where it runs: single, multi_worker, ... (default: the job's).", metavar="NAME")
 ]
 Workers = Annotated[int | None, typer.Option(help="On so many devices (default: the job's).", min=1)]
+Restarts = Annotated[
+    int | None,
+    typer.Option(help="Start failed workers again, so often in all (default: the job's; 3 if several).", min=0),
+]
+MinWorkers = Annotated[
+    int | None, typer.Option(help="Go on with so few if a worker does not come back (default: the job's; all).", min=1)
+]
 Run = Annotated[Path, typer.Option("--run", help="A run directory that `headrace run` made.")]
 
 
@@ -54,9 +61,11 @@ def run_job(stages: list[str], job_file: Path, overrides: list[str] | None, run_
     """Runs stages of a job in this process; returns its workspace."""
     from trainer.launch import JobCall
     from trainer.pipeline import run_stages
+    from trainer.preemption import sigterm_heeded
 
     workspace = JobCall((), job_file, tuple(overrides or ()), run_dir).workspace(alone=True)
-    run_stages(workspace, stages)
+    with sigterm_heeded():
+        run_stages(workspace, stages)
     return workspace
 
 
@@ -68,16 +77,19 @@ def run_on_ranks(
     run_dir: Path | None,
     strategy: str | None,
     workers: int | None,
+    restarts: int | None,
+    min_workers: int | None,
 ) -> Workspace | None:
     """Runs stages of a job where its strategy says, of the command `words`; returns its workspace, None in a process
     that is not the chief."""
     from trainer.launch import JobCall, as_member, serve_if_asked
     from trainer.pipeline import run_stages
+    from trainer.preemption import sigterm_heeded
 
-    call = JobCall(words, job_file, tuple(overrides or ()), run_dir, strategy, workers)
+    call = JobCall(words, job_file, tuple(overrides or ()), run_dir, strategy, workers, restarts, min_workers)
     if call.launched():
         return None
-    with as_member(call.job) as membership:
+    with sigterm_heeded(), as_member(call.job) as membership:
         serve_if_asked(call.job, membership)
         workspace = call.workspace(membership)
         run_stages(workspace, stages)
@@ -91,12 +103,18 @@ def run(
     run_dir: RunDir = None,
     strategy: Strategy = None,
     workers: Workers = None,
+    restarts: Restarts = None,
+    min_workers: MinWorkers = None,
 ) -> None:
-    """Do it all: data, retrieval, index, ranking, export, evaluation, report. What is done is skipped."""
+    """Do it all: data, retrieval, index, ranking, export, evaluation, report. What is done is skipped.
+
+    Exit codes: 0 done; 2 an error, told in words; 75 SIGTERM came and what was trained is checkpointed; 130 Ctrl-C.
+    After any of them the same command goes on.
+    """
     from trainer.pipeline import STAGES
     from trainer.summary import summarise
 
-    workspace = run_on_ranks(("run",), list(STAGES), job, overrides, run_dir, strategy, workers)
+    workspace = run_on_ranks(("run",), list(STAGES), job, overrides, run_dir, strategy, workers, restarts, min_workers)
     if workspace is not None:
         summarise(workspace)
 
@@ -108,9 +126,13 @@ def train_retrieval(
     run_dir: RunDir = None,
     strategy: Strategy = None,
     workers: Workers = None,
+    restarts: Restarts = None,
+    min_workers: MinWorkers = None,
 ) -> None:
     """Train the two-tower model."""
-    run_on_ranks(("train", "retrieval"), ["retrieval"], job, overrides, run_dir, strategy, workers)
+    run_on_ranks(
+        ("train", "retrieval"), ["retrieval"], job, overrides, run_dir, strategy, workers, restarts, min_workers
+    )
 
 
 @train.command("ranking")
@@ -120,9 +142,11 @@ def train_ranking(
     run_dir: RunDir = None,
     strategy: Strategy = None,
     workers: Workers = None,
+    restarts: Restarts = None,
+    min_workers: MinWorkers = None,
 ) -> None:
     """Train the multi-objective ranker."""
-    run_on_ranks(("train", "ranking"), ["ranking"], job, overrides, run_dir, strategy, workers)
+    run_on_ranks(("train", "ranking"), ["ranking"], job, overrides, run_dir, strategy, workers, restarts, min_workers)
 
 
 @index.command("build")

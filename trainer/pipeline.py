@@ -69,7 +69,7 @@ def _held(workspace: Workspace) -> Iterator[None]:
 
 def _run_stage(workspace: Workspace, stage: str) -> None:
     """Runs one stage unless it is done; its result counts only once it is recorded."""
-    workspace.membership.phase(stage)
+    workspace.membership.stage(stage)
     module: Any = importlib.import_module(f"trainer.stages.{stage}")
     if not workspace.several_processes:
         if _is_to_do(workspace, stage, module):

@@ -26,6 +26,7 @@ class RunDirectory:
         self.checkpoints = self.path / "checkpoints"
         self.tensorboard = self.path / "tensorboard"
         self.timelines = self.path / "timelines"
+        self.post_mortems = self.path / "post_mortems"
         self.index = self.path / "index"
         self.candidates = self.path / "candidates.npy"
         self.export = self.path / "export"
@@ -54,9 +55,22 @@ class RunDirectory:
                     f"{self.path}: another headrace process is working in this run directory.",
                     "Wait for it to end, or choose another with --run-dir.",
                 ) from error
-            for folder in (self.path, *self.checkpoints.glob("*")):
-                sweep_partial(folder)
+            self.sweep()
             yield
+
+    def sweep(self) -> None:
+        """Removes what killed processes left half-written; to be called while none is at work."""
+        for folder in (self.path, self.post_mortems, *self.checkpoints.glob("*")):
+            sweep_partial(folder)
+
+    def goes_on_from(self) -> str:
+        """What the next process to work here goes on from, in words: a checkpoint, or what is done before it."""
+        for folder in sorted(self.checkpoints.glob("*"), key=lambda folder: folder.stat().st_mtime, reverse=True):
+            steps = [entry.name.removeprefix("step-") for entry in folder.glob("step-*")]
+            if steps and self.made_from(folder.name) is None:
+                return f"step {max(map(int, steps)):,} of {folder.name}"
+        done = list(self.seconds())
+        return f"the end of {done[-1]}" if done else "the beginning"
 
     def claim(self, job: Job) -> None:
         """Makes this the job's run directory. One in which no stage is done is a new job's to take.

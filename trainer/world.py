@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
+from foundation.files import atomic_directory, partial_of
 from foundation.progress import mute
 from foundation.tf import tf
 from strategies import ParameterServerStrategy, SingleStrategy, Strategy, TpuStrategy, create_strategy
 from trainer.job import Job
+from trainer.preemption import heed_again
 from trainer.supervisor.member import Membership
 from trainer.tpu_job import check_tpu_job
 
@@ -53,10 +59,34 @@ class World:
         [same] = struct.unpack("d", struct.pack("q", self.agreed(bits)))
         return same
 
+    def any(self, flag: bool) -> bool:
+        """Whether it holds on some rank, told to all."""
+        if not self.several_processes:
+            return flag
+        return bool(self.communicator.all_reduce(tf.constant([float(flag)]))[0] > 0)
+
     def meet(self) -> None:
         """Returns when every process has come here."""
         if self.several_processes:
             self.strategy.barrier()
+
+    @contextmanager
+    def atomic_directory(self, path: Path) -> Iterator[Path]:
+        """`foundation.files.atomic_directory` that every process writes to, on a disk they share; it takes its name
+        once all have written, and has it when the block ends, for all."""
+        if not self.several_processes:
+            with atomic_directory(path) as temporary:
+                yield temporary
+        elif self.is_chief:
+            with atomic_directory(path) as temporary:
+                self.agreed(os.getpid())
+                yield temporary
+                self.meet()
+            self.meet()
+        else:
+            yield partial_of(path, self.agreed(0))
+            self.meet()  # all have written
+            self.meet()  # it has its name
 
 
 def alone() -> World:
@@ -71,6 +101,7 @@ def join_world(job: Job, membership: Membership) -> World:
       UserError: the strategy is not known, cannot be had here, or cannot do what the job asks for.
     """
     strategy = create_strategy(job.training.strategy, job.training.workers)
+    heed_again()  # TensorFlow's runtime for several processes has put a handler of its own in place
     if isinstance(strategy, TpuStrategy):
         check_tpu_job(job, strategy.topology.ranks)
     return World(strategy, membership)

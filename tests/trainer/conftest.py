@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -74,10 +75,14 @@ def command(*words: object, **options) -> subprocess.CompletedProcess:
     )
 
 
-def start(*words: object) -> subprocess.Popen:
+def start(*words: object, **options) -> subprocess.Popen:
     """`headrace WORDS`, running."""
     return subprocess.Popen(
-        [*COMMAND, *map(str, words)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [*COMMAND, *map(str, words)],
+        cwd=ROOT,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **{"stdout": subprocess.PIPE, **options},
     )
 
 
@@ -91,12 +96,62 @@ def kill_when(process: subprocess.Popen, happened, how: int = signal.SIGKILL) ->
     os.kill(process.pid, how)
 
 
+def process_of(rank: int, parent: int) -> int:
+    """The pid of a rank that `parent` started."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            stat, environment = (entry / "stat").read_text(), (entry / "environ").read_bytes()
+        except OSError:  # it ended meanwhile
+            continue
+        state, its_parent = stat.rpartition(")")[2].split()[:2]
+        if int(its_parent) == parent and state != "Z" and f"HEADRACE_RANK={rank}\0".encode() in environment:
+            return int(entry.name)
+    raise LookupError(f"no rank {rank}")
+
+
+def variables_of(run: Path, stage: str) -> tuple[str, dict[str, np.ndarray]]:
+    """The last checkpoint's name, and every variable in it: tables, slot variables, dense weights, the optimizer's."""
+    from foundation.tf import tf
+
+    last = sorted((run / "checkpoints" / stage).glob("step-*"))[-1]
+    reader = tf.train.load_checkpoint(str(last / "variables"))
+    dense = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map() if "OBJECT_GRAPH" not in name}
+    tables = {
+        str(path.relative_to(last)): np.frombuffer(path.read_bytes(), np.uint8)
+        for path in (last / "tables").rglob("*")
+        if path.is_file()
+    }
+    return last.name, {**dense, **tables}
+
+
+def curves_of(run: Path, stage: str) -> list[dict]:
+    lines = (run / "curves.jsonl").read_text().splitlines()
+    return [point for point in map(json.loads, lines) if point["stage"] == stage]
+
+
+def assert_same_bits(run: Path, other: Path, stage: str) -> None:
+    """What two runs trained."""
+    (name, ours), (its_name, theirs) = (variables_of(at, stage) for at in (run, other))
+    assert name == its_name
+    assert ours.keys() == theirs.keys()
+    assert [key for key in theirs if not np.array_equal(ours[key], theirs[key])] == []
+    assert curves_of(run, stage) == curves_of(other, stage)
+
+
 @pytest.fixture(scope="session")
 def tools():
     """The helpers above (test files are imported on their own, not as a package)."""
     from types import SimpleNamespace
 
-    return SimpleNamespace(command=command, start=start, kill_when=kill_when)
+    return SimpleNamespace(
+        command=command,
+        start=start,
+        kill_when=kill_when,
+        process_of=process_of,
+        variables_of=variables_of,
+        curves_of=curves_of,
+        assert_same_bits=assert_same_bits,
+    )
 
 
 @pytest.fixture(scope="session")

@@ -1,31 +1,10 @@
 """Killed with SIGKILL at any moment, the same command ends with the same bits as an undisturbed run."""
 
-import json
 import shutil
 
 import numpy as np
 import pytest
 import yaml
-
-from foundation.tf import tf
-
-
-def _variables(run, stage):
-    """Every variable of the last checkpoint: tables, slot variables, dense weights, the optimizer's own."""
-    last = sorted((run / "checkpoints" / stage).glob("step-*"))[-1]
-    reader = tf.train.load_checkpoint(str(last / "variables"))
-    dense = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map() if "OBJECT_GRAPH" not in name}
-    tables = {
-        str(path.relative_to(last)): np.frombuffer(path.read_bytes(), np.uint8)
-        for path in (last / "tables").rglob("*")
-        if path.is_file()
-    }
-    return last.name, {**dense, **tables}
-
-
-def _curves(run, stage):
-    lines = (run / "curves.jsonl").read_text().splitlines()
-    return [point for point in map(json.loads, lines) if point["stage"] == stage]
 
 
 @pytest.mark.parametrize("stage", ["retrieval", pytest.param("ranking", marks=pytest.mark.long)])
@@ -41,17 +20,17 @@ def test_killed_twice_ends_with_the_same_bits(stage, finished_run, prepared, job
     done = tools.command("train", stage, job_file, "--run-dir", runs[1])
     assert done.returncode == 0, done.stderr
     assert f"{stage}: going on from step" in done.stderr
-    (name, undisturbed), (other, killed) = (_variables(run, stage) for run in runs)
+    (name, undisturbed), (other, killed) = (tools.variables_of(run, stage) for run in runs)
     assert name == other
     assert undisturbed.keys() == killed.keys()
     assert any(key.startswith("tables/") and "/rows/c/" in key for key in undisturbed), "tables are among them"
     different = [key for key in undisturbed if not np.array_equal(undisturbed[key], killed[key])]
     assert different == []
-    assert _curves(runs[0], stage) == _curves(runs[1], stage)
+    assert tools.curves_of(runs[0], stage) == tools.curves_of(runs[1], stage)
     assert not list(tmp_path.rglob("*.partial"))
 
 
-def test_stopped_between_an_epochs_last_step_and_its_validation(job_file, headrace, tmp_path, monkeypatch):
+def test_stopped_between_an_epochs_last_step_and_its_validation(job_file, tools, headrace, tmp_path, monkeypatch):
     job = tmp_path / "job.yaml"  # every step is a checkpoint, the last of an epoch included
     document = {**yaml.safe_load(job_file.read_text()), "training": {"steps_per_call": 3, "checkpoint_every": 1}}
     document["retrieval"]["batch_size"] = 512  # few steps
@@ -69,10 +48,10 @@ def test_stopped_between_an_epochs_last_step_and_its_validation(job_file, headra
         assert headrace("train", "retrieval", job, "--run-dir", runs[1])[0] == 130
     code, said = headrace("train", "retrieval", job, "--run-dir", runs[1])
     assert code == 0, said
-    (name, undisturbed), (other, stopped) = (_variables(run, "retrieval") for run in runs)
+    (name, undisturbed), (other, stopped) = (tools.variables_of(run, "retrieval") for run in runs)
     assert name == other
     assert [key for key in undisturbed if not np.array_equal(undisturbed[key], stopped[key])] == []
-    assert _curves(runs[0], "retrieval") == _curves(runs[1], "retrieval")
+    assert tools.curves_of(runs[0], "retrieval") == tools.curves_of(runs[1], "retrieval")
 
 
 def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(
@@ -91,5 +70,5 @@ def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(
     assert f"{last}/{data.name}: this checkpoint file is" in said
     assert "is of no use and is removed" in said
     assert "retrieval: going on from step" in said
-    (_, undisturbed), (_, damaged) = (_variables(run, "retrieval") for run in runs)
+    (_, undisturbed), (_, damaged) = (tools.variables_of(run, "retrieval") for run in runs)
     assert [key for key in undisturbed if not np.array_equal(undisturbed[key], damaged[key])] == []

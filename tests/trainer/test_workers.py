@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,18 +29,6 @@ def _assert_same_curves(run, other, stages=("retrieval", "ranking")):
         assert ours[point] == pytest.approx(value, rel=1e-4, abs=1e-6), point
 
 
-def _process_of(rank, parent):
-    """The pid of a rank that `parent` started."""
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            stat, environment = (entry / "stat").read_text(), (entry / "environ").read_bytes()
-        except OSError:  # it ended meanwhile
-            continue
-        if int(stat.rpartition(")")[2].split()[1]) == parent and f"HEADRACE_RANK={rank}\0".encode() in environment:
-            return int(entry.name)
-    raise LookupError(f"no rank {rank}")
-
-
 @pytest.mark.parametrize("strategy", ["multi_worker", pytest.param("mirrored", marks=pytest.mark.long)])
 def test_two_workers_end_with_one_workers_metrics(strategy, job_file, finished_run, tools, tmp_path):
     run = tmp_path / "run"
@@ -65,13 +52,13 @@ def test_two_workers_end_with_one_workers_metrics(strategy, job_file, finished_r
 
 def test_a_killed_rank_is_named_and_one_worker_goes_on(job_file, finished_run, prepared, tools, headrace, tmp_path):
     run = shutil.copytree(prepared, tmp_path / "run")
-    process = tools.start("train", "retrieval", job_file, "--run-dir", run, "--workers", 2)
+    process = tools.start("train", "retrieval", job_file, "--run-dir", run, "--workers", 2, "--restarts", 0)
     checkpoints = run / "checkpoints" / "retrieval"
     victim = []
 
     def first_checkpoint():
         if any(checkpoints.glob("step-*")):
-            victim.append(_process_of(1, process.pid))
+            victim.append(tools.process_of(1, process.pid))
         return bool(victim)
 
     tools.kill_when(process, first_checkpoint, how=0)
@@ -106,7 +93,7 @@ def test_parameter_servers_do_without_a_killed_worker(job_file, finished_run, to
     run = tmp_path / "run"
     process = tools.start("run", job_file, "--run-dir", run, "--strategy", "parameter_server", "--workers", 2)
     tools.kill_when(process, lambda: any((run / "checkpoints" / "retrieval").glob("step-*")), how=0)
-    os.kill(_process_of(1, process.pid), signal.SIGKILL)  # rank 0 coordinates
+    os.kill(tools.process_of(1, process.pid), signal.SIGKILL)  # rank 0 coordinates
     said = process.communicate(timeout=300)[0]
     assert process.returncode == 0, said
     ours, theirs = _curves(run), _curves(finished_run)

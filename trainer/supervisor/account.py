@@ -10,23 +10,46 @@ from foundation.errors import UserError
 from trainer.supervisor.watch import Failure, How, Standing
 
 
+class GroupFailed(UserError):
+    """What a group ended with that is no user's error, so that another start may go better.
+
+    rank: the first that failed. short: how and where, in a line. place: (stage, step, phase) where it was; None: before
+    its first step. struck: a signal killed it, from outside.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        remedy: str,
+        rank: int,
+        short: str,
+        place: tuple[str | None, int | None, str | None] | None = None,
+        struck: bool = False,
+    ) -> None:
+        super().__init__(message, remedy)
+        self.rank, self.short, self.place, self.struck = rank, short, place, struck
+
+
 def account(
     failure: Failure,
     standings: Sequence[Standing],
     stopped: Collection[int],
     last_lines: Sequence[str],
     log_folder: Path | None,
-) -> UserError:
+) -> GroupFailed:
     """The error that a group ends with. standings: by rank, as it stood when the failure was noticed, with its status
     after the end. stopped: the ranks that a signal held then. last_lines: what the rank that failed wrote last."""
     first = standings[failure.rank]
-    said = [f"{in_short(failure, standings, first.rank in stopped)}{_where(first)}."]
+    short = f"{in_short(failure, standings, first.rank in stopped)}{_where(first)}"
+    said = [f"{short}."]
     if last_lines:
         said += ["Its last lines:", *(f"  {line}" for line in last_lines)]
     others = [one for one in standings if one is not first]
     if others:
         said.append(f"Ended with it: {'; '.join(_other(one, one.rank in stopped) for one in others)}.")
-    return UserError("\n".join(said), "\n".join(_remedies(failure, first, log_folder)))
+    remedy = "\n".join(_remedies(failure, first, log_folder))
+    place = first.place if first.joined is not None and first.step is not None else None
+    return GroupFailed("\n".join(said), remedy, first.rank, short, place, struck=(first.status or 0) < 0)
 
 
 def in_short(failure: Failure, standings: Sequence[Standing], stopped: bool) -> str:
@@ -60,7 +83,7 @@ def _where(one: Standing) -> str:
     if one.joined is None:
         return ""
     if one.step is None:
-        return " before its first step"
+        return " before its first step" if one.stage is None else f" in {one.stage} before its first step"
     return f" at step {one.step}" if one.phase is None else f" in {one.phase} after step {one.step}"
 
 

@@ -15,8 +15,9 @@ from typing import IO
 
 from foundation.errors import UserError
 from foundation.files import disk_errors
+from trainer.supervisor.account import GroupFailed
 from trainer.supervisor.channel import Channel
-from trainer.supervisor.environment import Task, rank_environment
+from trainer.supervisor.environment import PREEMPTED, Task, rank_environment
 from trainer.supervisor.guard import Guard
 from trainer.supervisor.output import Output
 from trainer.supervisor.ports import HeldPorts
@@ -54,11 +55,15 @@ class Group:
         """Starts every rank.
 
         Raises:
-          UserError: the folder of logs cannot be written.
+          UserError: the folder of logs cannot be written; GroupFailed: a process could not be started.
         """
         self._started = (command, environment, pin_cores)
         for rank in range(len(self.tasks)):
-            process, output = self._start(rank)
+            try:
+                process, output = self._start(rank)
+            except OSError as error:  # no memory, no process numbers left
+                short = f"rank {rank} of {len(self.tasks)} could not be started ({error.strerror})"
+                raise GroupFailed(f"{short}.", "", rank, short) from error
             self.processes.append(process)
             self.outputs.append(output)
 
@@ -158,6 +163,30 @@ class Group:
                 self._selector.unregister(channel.fd)
         self._selector.unregister(process.ends)
         output.close(self.clock.now)
+
+    def is_done_well(self) -> bool:
+        """Whether it is, and none failed."""
+        own = [one for one in self.standings if not self.tasks[one.rank].serves]
+        return all(one.ended is not None and one.status == 0 for one in own)
+
+    def has_left(self) -> bool:
+        """Whether a rank has ended because it was asked to leave: then it is for all to."""
+        return any(one.status == PREEMPTED for one in self.standings)
+
+    def ask_to_leave(self, hurry: Callable[[], bool]) -> None:
+        """Sends SIGTERM to the ranks that have an end of their own, and returns when they have come to it: they may
+        checkpoint first, which takes all of them. `hurry()`, or one that failed meanwhile, cuts short what time they
+        have for it."""
+        for rank in self._living():
+            if not self.tasks[rank].serves:
+                self.processes[rank].send(signal.SIGTERM)
+                self.processes[rank].send(signal.SIGCONT)
+        until = self.clock.now + self._timeouts.leave
+        while not self.is_done() and self.clock.now < until and not hurry():
+            self.attend()
+            failed = [one.ended for one in self.standings if one.ended is not None and one.status not in (0, PREEMPTED)]
+            if failed:
+                until = min(until, min(failed) + self._timeouts.grace)
 
     def end(self, signals: Sequence[int], hurry: Callable[[], bool] = lambda: False) -> None:
         """Ends the ranks that live by each signal in turn, SIGKILL last: each has the grace period to work, which

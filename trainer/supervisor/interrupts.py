@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 from types import FrameType
 
+from trainer.supervisor.environment import PREEMPTED
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -34,3 +36,9 @@ class Interrupts:
         if self.received[0] == signal.SIGINT:
             raise KeyboardInterrupt
         raise SystemExit(128 + self.received[0])
+
+    def stop_between_groups(self) -> None:
+        """The same while no rank lives: what SIGTERM asks for is then there already."""
+        if self.received[0] == signal.SIGTERM:
+            raise SystemExit(PREEMPTED)
+        self.stop()

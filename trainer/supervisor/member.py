@@ -72,7 +72,8 @@ class Membership:
         self.rank, self.world_size = rank, world_size
         self._connection = connection
         self._seconds = seconds_between_beats
-        self._place: dict[str, Any] = {"step": None, "phase": "starting"}
+        self._place: dict[str, Any] = {"stage": None, "step": None, "phase": "starting"}
+        self._moved = -1 if connection is None else os.eventfd(0, os.EFD_NONBLOCK)
         self._sending = threading.Lock()
         self._left = threading.Event()
         if connection is not None:
@@ -81,11 +82,17 @@ class Membership:
     def progress(self, step: int) -> None:
         """Notes the last step done; cheap enough for every step. From now on steps are expected: a rank that does none
         for long is taken for stuck."""
-        self._place = {"step": step, "phase": None}
+        self._place = {**self._place, "step": step, "phase": None}
+        if self._moved >= 0:  # told at once: should the next step kill this process, it is known which
+            os.eventfd_write(self._moved, 1)
+
+    def stage(self, name: str) -> None:
+        """Says that a stage begins: its steps are counted anew, and none is expected yet."""
+        self._place = {"stage": name, "step": None, "phase": name}
 
     def phase(self, name: str) -> None:
         """Says that something else than steps goes on ("validation", "export"), however long it takes."""
-        self._place = {"step": self._place["step"], "phase": name}
+        self._place = {**self._place, "phase": name}
 
     def leave(self) -> None:
         """Ends the beats: from now on only this process's exit code tells how it goes."""
@@ -107,16 +114,20 @@ class Membership:
         self.leave()
 
     def _beat(self, connection: socket.socket) -> None:
-        """Says where this rank is, every few moments, in a thread of its own. The supervisor sends nothing after its
-        answer: what can be read is the end of the connection. Unless this rank left, that is the supervisor's own end,
-        and the rank's with it."""
+        """Says where this rank is, after each progress and every few moments, in a thread of its own. The supervisor
+        sends nothing after its answer: what can be read is the end of the connection. Unless this rank left, that is
+        the supervisor's own end, and the rank's with it."""
         readable = select.poll()
         readable.register(connection, select.POLLIN)
+        readable.register(self._moved, select.POLLIN)
         with connection:
             while not self._left.is_set():
                 self._send(self._place)
-                if readable.poll(self._seconds * 1000) and not self._left.is_set():
+                ready = [fd for fd, _ in readable.poll(self._seconds * 1000)]
+                if connection.fileno() in ready and not self._left.is_set():
                     os._exit(1)
+                if self._moved in ready:
+                    os.eventfd_read(self._moved)
 
     def _send(self, message: dict[str, Any]) -> None:
         with self._sending:

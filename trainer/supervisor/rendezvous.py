@@ -101,7 +101,7 @@ class Rendezvous:
         self._waiting.clear()
 
     def _hear(self, standing: Standing, message: dict[str, Any]) -> None:
-        standing.beat(self._clock.now, message["step"], message["phase"])
+        standing.beat(self._clock.now, message["step"], message["phase"], message.get("stage"))
         if "failed" in message and standing.failing is None:
             standing.failing, standing.reason = self._clock.now, str(message["failed"])
             standing.told = float(message["when"])

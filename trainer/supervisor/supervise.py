@@ -9,12 +9,12 @@ from pathlib import Path
 
 from foundation.errors import UserError
 from trainer.supervisor.account import account, in_short
-from trainer.supervisor.environment import Task, equal_tasks
+from trainer.supervisor.environment import PREEMPTED, USER_ERROR, Task, equal_tasks
 from trainer.supervisor.group import Group
 from trainer.supervisor.interrupts import Interrupts
 from trainer.supervisor.watch import Failure, How, Timeouts, first_failure
 
-USER_ERROR = 2  # the exit code of a command that failed for a user's reason, and said it
+NOTHING = 0  # the signal that is none
 
 
 def supervise(
@@ -36,17 +36,25 @@ def supervise(
     beside this process's and a rank's own (environment.py). pin_cores: each rank on one core, in turn.
 
     Raises:
-      UserError: a rank failed: which one first, how, and what became of the others; or a user's error, as the rank said
-        it; or the ranks disagree on what they run.
+      GroupFailed: a rank failed: which one first, how, and what became of the others.
+      UserError: a user's error, as the rank said it; or the ranks disagree on what they run.
       KeyboardInterrupt: Ctrl-C, which is handed on to the ranks; a second one kills them.
-      SystemExit: likewise, for SIGTERM (code 143) and SIGHUP (129).
+      SystemExit: likewise, for SIGHUP (code 129). For SIGTERM, to this process or to a rank: with PREEMPTED if the
+        ranks checkpointed and left, otherwise 143.
     """
     timeouts = timeouts or Timeouts()
     tasks = equal_tasks(workers) if isinstance(workers, int) else workers
     with Interrupts() as interrupts, Group(tasks, timeouts, log_folder) as group:
         group.start(command, environment or {}, pin_cores)
-        while not group.is_done():
+        while not group.is_done_well():
             group.attend()
+            if signal.SIGTERM in interrupts.received[:1]:
+                group.ask_to_leave(hurry=lambda: len(interrupts.received) > 1)
+                if group.is_done_well():
+                    return
+            if group.has_left():
+                group.end([NOTHING], hurry=group.is_done)  # the others are about to
+                raise SystemExit(PREEMPTED)
             if interrupts.received:
                 signals = dict.fromkeys((interrupts.received[0], signal.SIGTERM))
                 group.end(list(signals), hurry=lambda: len(interrupts.received) > 1)
@@ -78,4 +86,7 @@ def _error(failure: Failure, group: Group, log_folder: Path | None) -> UserError
     stopped, then = group.stopped(), [replace(standing) for standing in group.standings]
     group.end([signal.SIGTERM])  # while it lasts a rank may go on: one that was stopped, or that TensorFlow made deaf
     standings = [replace(one, status=now.status) for one, now in zip(then, group.standings, strict=True)]
-    return account(failure, standings, stopped, output.last_lines, log_folder)
+    error = account(failure, standings, stopped, output.last_lines, log_folder)
+    if failure.how is How.ENDED and standings[failure.rank].status == USER_ERROR:  # said in other words than "error: "
+        return UserError(error.message, error.remedy)
+    return error

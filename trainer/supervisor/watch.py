@@ -8,17 +8,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 
+from trainer.supervisor.environment import PREEMPTED
+
 
 @dataclass(frozen=True)
 class Timeouts:
     """How long to wait, in seconds. join: for the last rank, once the first has joined. silent: without a beat (the
     process is stopped, or one call holds all its threads). stuck: without a further step while steps are expected.
-    grace: for a rank to end when it was asked to, before it is killed. between_beats: from one beat to the next."""
+    grace: for a rank to end when it was asked to, before it is killed. leave: for the ranks to checkpoint and end after
+    SIGTERM. between_beats: from one beat to the next."""
 
     join: float = 300.0
     silent: float = 60.0
     stuck: float = 900.0
     grace: float = 5.0
+    leave: float = 300.0
     between_beats: float = 1.0
 
 
@@ -44,8 +48,8 @@ class Standing:
     """What is known of one rank; times are the clock's, None for what has not happened.
 
     title: what it is besides, behind a space, or "". began: it was started. joined: it joined. heard: its last beat;
-    None again when it left the group. step, phase: where it said it was; no steps are expected in a phase that has a
-    name. moved: when step or phase last changed. failing, told, reason: it said that it fails; when by its own
+    None again when it left the group. stage, step, phase: where it said it was; no steps are expected in a phase that
+    has a name. moved: when that last changed. failing, told, reason: it said that it fails; when by its own
     (monotonic) clock; of what. ended, status: its process ended, with this exit code, or minus the signal that killed
     it.
     """
@@ -55,6 +59,7 @@ class Standing:
     began: float = 0.0
     joined: float | None = None
     heard: float | None = None
+    stage: str | None = None
     step: int | None = None
     phase: str | None = None
     moved: float = 0.0
@@ -67,15 +72,20 @@ class Standing:
     @property
     def failed(self) -> float | None:
         """When it failed, by its own account or by its exit code."""
-        if self.status == 0:
+        if self.status in (0, PREEMPTED):
             return None
         return self.failing if self.failing is not None else self.ended
 
-    def beat(self, now: float, step: int | None, phase: str | None) -> None:
+    @property
+    def place(self) -> tuple[str | None, int | None, str | None]:
+        """(stage, step, phase)"""
+        return self.stage, self.step, self.phase
+
+    def beat(self, now: float, step: int | None, phase: str | None, stage: str | None = None) -> None:
         """Notes a beat."""
         self.heard = now
-        if (step, phase) != (self.step, self.phase):
-            self.step, self.phase, self.moved = step, phase, now
+        if (stage, step, phase) != self.place:
+            self.stage, self.step, self.phase, self.moved = stage, step, phase, now
 
 
 class How(Enum):
