@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 import shutil
@@ -99,6 +100,14 @@ class CheckpointStore:
         for stored in self.all():
             shutil.rmtree(stored.path)
 
+    def set_aside(self, stored: Stored) -> Path:
+        """Takes a checkpoint out of those that are gone on from; gives its new folder."""
+        aside = stored.path.with_name(f"damaged-{stored.path.name}")
+        with disk_errors(aside):
+            shutil.rmtree(aside, ignore_errors=True)
+            stored.path.rename(aside)
+        return aside
+
     def at(self, step: int) -> Stored:
         """The checkpoint of a step.
 
@@ -127,7 +136,7 @@ class CheckpointStore:
         except BaseException:
             snapshot.close()
             raise
-        told = {"state": state, "sizes": sizes}
+        told = copy.deepcopy({"state": state, "sizes": sizes})  # which go on changing while it is written
         self._writing = Background(lambda: self._write(snapshot, partial, path, told, best_step))
         if not snapshot.holds:
             self._writing.wait()

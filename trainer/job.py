@@ -34,7 +34,8 @@ class TrainingConfig(Config):
     steps_per_call: training steps in one `tf.function` call. checkpoint_every: steps between checkpoints.
     keep_checkpoints: how many of the last ones stay on disk (the best one always does); keep_every: beside them those
     whose step is a multiple of it (0: none). incremental: so many checkpoints after a full one hold only the rows of
-    tables that changed since (0: all are full).
+    tables that changed since (0: all are full). fallback: whether a damaged checkpoint is set aside and the one before
+    it gone on from; otherwise it is an error.
 
     restarts: how often in all the supervisor starts the ranks again after one failed (default: 3 where ranks are
     supervised; one process alone is supervised only if this is given); min_workers: with how few of the workers it goes
@@ -54,6 +55,7 @@ class TrainingConfig(Config):
     keep_checkpoints: int = Field(2, ge=1)
     keep_every: int = Field(0, ge=0)
     incremental: int = Field(0, ge=0)
+    fallback: bool = False
     restarts: int | None = Field(None, ge=0)
     min_workers: int | None = Field(None, ge=1)
     on_nonfinite: Literal["stop", "skip"] = "stop"
@@ -126,6 +128,7 @@ _OF_NO_NUMBER = (
     "keep_checkpoints",
     "keep_every",
     "incremental",
+    "fallback",
 )
 
 

@@ -99,7 +99,7 @@ def train(training: Training, config: TrainingConfig, run: RunDirectory, world: 
     folder = run.checkpoints / training.stage
     kept = (config.keep_checkpoints, config.keep_every, config.incremental)
     store = checkpoint_store(training.model, training.optimizer, folder, world, *kept)
-    saved = _saved(store, training, run.tensorboard, world)
+    saved = _saved(store, training, run.tensorboard, world, config.fallback)
     curves = Curves(training.stage, run.tensorboard, shown=world.is_chief)
     watch = StepWatch(training.stage, run.tensorboard, run.timelines, world, training.model.embedding)
     position = Position()
@@ -244,14 +244,21 @@ def _commit(store: CheckpointStore, training: Training, position: Position, curv
     store.save(position.step, state, position.best_step)
 
 
-def _saved(store: CheckpointStore, training: Training, tensorboard: Path, world: World) -> dict[str, Any] | None:
+def _saved(
+    store: CheckpointStore, training: Training, tensorboard: Path, world: World, fallback: bool
+) -> dict[str, Any] | None:
     """Reads the last whole checkpoint of this training, best one included; what another training left makes room."""
-    found = _to_go_on_from(store, training, tensorboard) if world.is_chief else None
+    found = _to_go_on_from(store, training, tensorboard, fallback) if world.is_chief else None
     step = world.agreed(-1 if found is None else found.step)
     return None if step < 0 else store.restore(store.at(step))
 
 
-def _to_go_on_from(store: CheckpointStore, training: Training, tensorboard: Path) -> Stored | None:
+def _to_go_on_from(store: CheckpointStore, training: Training, tensorboard: Path, fallback: bool) -> Stored | None:
+    """fallback: a damaged checkpoint is set aside, and the one before it taken.
+
+    Raises:
+      UserError: the last checkpoint is damaged.
+    """
     for stored in reversed(store.all()):
         try:
             state = stored.check()
@@ -261,8 +268,13 @@ def _to_go_on_from(store: CheckpointStore, training: Training, tensorboard: Path
             if (best := state["position"]["best_step"]) is not None:
                 store.at(best).check()
         except UserError as error:
-            say(f"{training.stage}: {error.message} Step {stored.step:,} is of no use and is removed.")
-            shutil.rmtree(stored.path)
+            if not fallback:
+                raise UserError(
+                    f"{training.stage}: {error.message}",
+                    "To go on from the last checkpoint that is whole, run the same command with --fallback.",
+                ) from error
+            aside = store.set_aside(stored)
+            say(f"{training.stage}: {error.message} Step {stored.step:,} is not gone on from; it is now {aside}.")
             continue
         return stored
     store.clear()

@@ -51,6 +51,9 @@ Restarts = Annotated[
     int | None,
     typer.Option(help="Start failed workers again, so often in all (default: the job's; 3 if several).", min=0),
 ]
+Fallback = Annotated[
+    bool, typer.Option("--fallback", help="Set a damaged checkpoint aside and go on from the one before it.")
+]
 MinWorkers = Annotated[
     int | None, typer.Option(help="Go on with so few if a worker does not come back (default: the job's; all).", min=1)
 ]
@@ -79,6 +82,7 @@ def run_on_ranks(
     workers: int | None,
     restarts: int | None,
     min_workers: int | None,
+    fallback: bool,
 ) -> Workspace | None:
     """Runs stages of a job where its strategy says, of the command `words`; returns its workspace, None in a process
     that is not the chief."""
@@ -86,7 +90,8 @@ def run_on_ranks(
     from trainer.pipeline import run_stages
     from trainer.preemption import sigterm_heeded
 
-    call = JobCall(words, job_file, tuple(overrides or ()), run_dir, strategy, workers, restarts, min_workers)
+    given = (*(overrides or ()), *(["training.fallback=true"] if fallback else []))
+    call = JobCall(words, job_file, given, run_dir, strategy, workers, restarts, min_workers)
     if call.launched():
         return None
     with sigterm_heeded(), as_member(call.job) as membership:
@@ -105,6 +110,7 @@ def run(
     workers: Workers = None,
     restarts: Restarts = None,
     min_workers: MinWorkers = None,
+    fallback: Fallback = False,
 ) -> None:
     """Do it all: data, retrieval, index, ranking, export, evaluation, report. What is done is skipped.
 
@@ -114,7 +120,9 @@ def run(
     from trainer.pipeline import STAGES
     from trainer.summary import summarise
 
-    workspace = run_on_ranks(("run",), list(STAGES), job, overrides, run_dir, strategy, workers, restarts, min_workers)
+    workspace = run_on_ranks(
+        ("run",), list(STAGES), job, overrides, run_dir, strategy, workers, restarts, min_workers, fallback
+    )
     if workspace is not None:
         summarise(workspace)
 
@@ -128,10 +136,20 @@ def train_retrieval(
     workers: Workers = None,
     restarts: Restarts = None,
     min_workers: MinWorkers = None,
+    fallback: Fallback = False,
 ) -> None:
     """Train the two-tower model."""
     run_on_ranks(
-        ("train", "retrieval"), ["retrieval"], job, overrides, run_dir, strategy, workers, restarts, min_workers
+        ("train", "retrieval"),
+        ["retrieval"],
+        job,
+        overrides,
+        run_dir,
+        strategy,
+        workers,
+        restarts,
+        min_workers,
+        fallback,
     )
 
 
@@ -144,9 +162,12 @@ def train_ranking(
     workers: Workers = None,
     restarts: Restarts = None,
     min_workers: MinWorkers = None,
+    fallback: Fallback = False,
 ) -> None:
     """Train the multi-objective ranker."""
-    run_on_ranks(("train", "ranking"), ["ranking"], job, overrides, run_dir, strategy, workers, restarts, min_workers)
+    run_on_ranks(
+        ("train", "ranking"), ["ranking"], job, overrides, run_dir, strategy, workers, restarts, min_workers, fallback
+    )
 
 
 @index.command("build")

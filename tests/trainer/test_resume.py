@@ -52,23 +52,3 @@ def test_stopped_between_an_epochs_last_step_and_its_validation(job_file, tools,
     assert name == other
     assert [key for key in undisturbed if not np.array_equal(undisturbed[key], stopped[key])] == []
     assert tools.curves_of(runs[0], "retrieval") == tools.curves_of(runs[1], "retrieval")
-
-
-def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(
-    finished_run, prepared, job_file, tools, headrace, tmp_path
-):
-    runs = [finished_run, shutil.copytree(prepared, tmp_path / "damaged")]
-    checkpoints = runs[1] / "checkpoints" / "retrieval"
-    process = tools.start("train", "retrieval", job_file, "--run-dir", runs[1])
-    tools.kill_when(process, lambda: len(list(checkpoints.glob("step-*"))) == 2)
-    assert process.wait() == -9
-    last = sorted(checkpoints.glob("step-*"))[-1]
-    data = next(last.glob("variables.data*"))
-    data.write_bytes(data.read_bytes()[:-1])
-    code, said = headrace("train", "retrieval", job_file, "--run-dir", runs[1])
-    assert code == 0, said
-    assert f"{last}/{data.name}: this checkpoint file is" in said
-    assert "is of no use and is removed" in said
-    assert "retrieval: going on from step" in said
-    (_, undisturbed), (_, damaged) = (tools.variables_of(run, "retrieval") for run in runs)
-    assert [key for key in undisturbed if not np.array_equal(undisturbed[key], damaged[key])] == []
