@@ -76,7 +76,7 @@ def _train(world, scenario, steps, folder, seed):
         optimizer.apply_gradients(zip(gradients, variables, strict=True), skip_gradients_aggregation=True)
         return communicator.all_reduce(loss)
 
-    step = tf.function(lambda inputs, label: world.strategy.run(one, (inputs, label)), reduce_retracing=True)
+    step = tf.function(lambda inputs, label: world.strategy.run(one, inputs, label), reduce_retracing=True)
     store = CheckpointStore(folder, DenseCheckpoint(dense=dense, optimizer=optimizer), layer, world, keep=2)
     last = world.agreed(store.all()[-1].step if store.all() else 0)
     losses = store.restore(store.at(last))["losses"] if last else []
@@ -92,8 +92,8 @@ def _train(world, scenario, steps, folder, seed):
     held = {
         f"{shard.config.name}/{shard.part}/{name}": variable.numpy()
         for shard in layer.shards()
-        for name, variable in shard.held.variables.items()
         if shard.static
+        for name, variable in shard.held.variables.items()
     }
     tables = store.at(steps).path / "tables" / f"rank-{communicator.rank:05d}"
     files = {
