@@ -35,8 +35,9 @@ def sigterm_heeded() -> Iterator[None]:
 
 @contextmanager
 def sigterm_noted() -> Iterator[Callable[[], bool]]:
-    """Inside, SIGTERM is only noted: whoever asks the given function leaves at a time of its own. A second one ends the
-    process as it ends any, unless a supervisor is there, which knows how long to wait."""
+    """Inside, SIGTERM is only noted: whoever asks the given function leaves at a time of its own; else it takes effect
+    at the end. A second one ends the process as it ends any, unless a supervisor is there, which knows how long to
+    wait."""
     noted: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -47,6 +48,8 @@ def sigterm_noted() -> Iterator[Callable[[], bool]]:
 
     with _handled(note):
         yield lambda: bool(noted)
+    if noted:
+        signal.raise_signal(signal.SIGTERM)
 
 
 def heed_again() -> None:
