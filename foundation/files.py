@@ -26,7 +26,7 @@ def disk_errors(path: str | os.PathLike[str]) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(f"{path}: the disk is full.", "Free some space and run the same command again.") from error
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG):
             raise UserError(
                 f"{path}: cannot be written ({error.strerror}).", "Choose a folder you may write to."
             ) from error

@@ -20,7 +20,7 @@ from foundation.files import write_json
 
 FORMAT = 1
 _RANK = re.compile(r"rank-(\d+)$")
-_MANIFEST = "manifest.json"
+MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Manifest:
             "tables": [vars(table) for table in self.tables],
             "parts": [part.document() for part in self.parts],
         }
-        write_json(root / rank_folder(self.rank) / _MANIFEST, {"content": content, "digest": _digest(content)})
+        write_json(root / rank_folder(self.rank) / MANIFEST, {"content": content, "digest": _digest(content)})
 
     @classmethod
     def read(cls, path: Path) -> Manifest:
@@ -122,19 +122,18 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Saved:
-    """All ranks' manifests as one."""
+    """All ranks' manifests as one. ranks: how many saved it."""
 
     root: Path
+    ranks: int
     tables: dict[str, SavedTable]
     parts: list[SavedPart]
 
     @classmethod
     def read(cls, root: Path) -> Saved:
         """Raises UserError: a rank's manifest is missing or damaged, or they are not of one checkpoint."""
-        found = sorted(entry for entry in root.glob("rank-*") if _RANK.search(entry.name)) if root.is_dir() else []
-        if not found:
-            raise UserError(f"{root}: there are no tables here.", "Name a folder that tables were saved in.")
-        manifests = [Manifest.read(entry / _MANIFEST) for entry in found]
+        found = rank_folders(root)
+        manifests = [Manifest.read(entry / MANIFEST) for entry in found]
         ranks = manifests[0].ranks
         for rank in range(ranks):
             if not (root / rank_folder(rank)).is_dir():
@@ -142,12 +141,24 @@ class Saved:
         for entry, manifest in zip(found, manifests, strict=True):
             alike = (manifest.ranks, manifest.tables) == (ranks, manifests[0].tables)
             if not alike or entry.name != rank_folder(manifest.rank) or manifest.rank >= ranks:
-                raise UserError(f"{entry / _MANIFEST}: not of the same checkpoint as {found[0] / _MANIFEST}.", REMEDY)
+                raise UserError(f"{entry / MANIFEST}: not of the same checkpoint as {found[0] / MANIFEST}.", REMEDY)
         tables = {table.name: table for table in manifests[0].tables}
-        return cls(root, tables, [part for manifest in manifests for part in manifest.parts])
+        return cls(root, ranks, tables, [part for manifest in manifests for part in manifest.parts])
 
     def parts_of(self, table: str) -> list[SavedPart]:
         return [part for part in self.parts if part.table == table]
+
+
+def rank_folders(root: Path) -> list[Path]:
+    """Those that are there.
+
+    Raises:
+      UserError: there is none.
+    """
+    found = sorted(entry for entry in root.glob("rank-*") if _RANK.search(entry.name)) if root.is_dir() else []
+    if not found:
+        raise UserError(f"{root}: there are no tables here.", "Name a folder that tables were saved in.")
+    return found
 
 
 def rank_folder(rank: int) -> str:

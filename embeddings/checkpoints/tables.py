@@ -13,7 +13,7 @@ from embeddings.layer import ShardedEmbedding
 from foundation.errors import UserError, nearest
 from foundation.files import disk_errors
 
-_LONGEST_NAME = 100
+LONGEST_NAME = 100
 
 
 def save_tables(layer: ShardedEmbedding, folder: str | Path) -> None:
@@ -68,7 +68,7 @@ def _save_rank(layer: ShardedEmbedding, rank: int, root: Path) -> None:
             if shard.rank != rank or (shard.replicated and rank != 0):
                 continue
             save = static_tables.save if shard.static else dynamic_tables.save
-            name = quote(shard.config.name, safe="")[:_LONGEST_NAME]
+            name = quote(shard.config.name, safe="")[:LONGEST_NAME]
             parts.append(save(shard, root, f"{own}/{number[shard.config.name]:04d}-{name}/{shard.part}"))
         tables = [SavedTable.of(config) for config in configs.values()]
         Manifest(rank, layer.communicator.size, tables, parts).write(root)
