@@ -121,6 +121,12 @@ def file_entry(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "digest": digest.hexdigest()}
 
 
+def json_digest(content: Any) -> str:
+    """BLAKE2b (16 bytes, hex) of plain JSON values, as a file that carries its own digest holds it."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
     """Writes `content` as indented JSON, atomically."""
     with atomic_file(path) as temporary:

@@ -11,9 +11,9 @@ from typing import Any
 from embeddings import ShardedEmbedding
 from embeddings.checkpoints import restore_tables, save_tables, verify_tables
 from embeddings.dense import DenseCheckpoint
-from foundation.errors import UserError, damaged, first_line
-from foundation.files import read_json, write_json
+from foundation.errors import UserError, first_line
 from foundation.tf import tf, tf_write_errors
+from trainer.checkpoint_state import read_state, write_state
 from trainer.world import World
 
 _NAME = re.compile(r"step-(\d+)$")
@@ -40,19 +40,11 @@ class Stored:
         """What was saved beside the variables: input position, early stopping, curves.
 
         Raises:
-          UserError: it, or a file of the dense variables, is missing or truncated.
+          UserError: it, or a file of the dense variables, is missing, truncated or damaged.
         """
-        path = self.path / "state.json"
-        with damaged(path, f"Remove {self.path} to do without it."):
-            manifest = read_json(path, "the checkpoint's state")
-            state, sizes = dict(manifest["state"]), dict(manifest["sizes"])
-        for name, size in sizes.items():
-            entry = self.path / name
-            found = entry.stat().st_size if entry.exists() else None
-            if found != size:
-                what = "missing" if found is None else f"{found:,} bytes long instead of {size:,}"
-                raise UserError(f"{entry}: this checkpoint file is {what}.", f"Remove {self.path} to do without it.")
-        return state
+        found = read_state(self.path)
+        found.check()
+        return found.state
 
 
 def folder_of(directory: Path, step: int) -> Path:
@@ -106,8 +98,7 @@ class CheckpointStore:
             if chief:
                 with tf_write_errors(path):
                     self.dense.write(str(temporary / "variables"))
-                sizes = {entry.name: entry.stat().st_size for entry in sorted(temporary.iterdir()) if entry.is_file()}
-                write_json(temporary / "state.json", {"state": state, "sizes": sizes})
+                write_state(temporary, state)
         if chief:
             self._prune(best_step)
         return Stored(step, path)

@@ -95,7 +95,9 @@ def _compared(one: SavedRows, other: SavedRows) -> TableDifference:
     found = TableDifference(updates=(one.updates, other.updates))
     dynamic = [isinstance(rows, SavedDynamicRows) for rows in (one, other)]
     if one.table.dim != other.table.dim or dynamic[0] != dynamic[1]:
-        kinds = [f"{'dynamic' if d else 'static'}, dim {r.table.dim}" for d, r in zip(dynamic, (one, other), strict=True)]
+        kinds = [
+            f"{'dynamic' if d else 'static'}, dim {r.table.dim}" for d, r in zip(dynamic, (one, other), strict=True)
+        ]
         found.unlike.append(f"{kinds[0]} here; {kinds[1]} there")
         return found
     if one.table.optimizer != other.table.optimizer:

@@ -87,5 +87,3 @@ def _layout(table: SavedTable, parts: Sequence[SavedPart]) -> str:
         return f"columns {' + '.join(map(str, (widths[columns] for columns in sorted(widths))))}"
     words = "whole" if len(cold) == 1 else f"rows in {len(cold)} parts"
     return f"{hot} hot rows, {words}" if hot else words
-
-

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from embeddings.checkpoints.arrays import REMEDY, SavedArray
 from embeddings.config import TableConfig
 from embeddings.sharding.sharded import BUCKETS
 from foundation.errors import UserError, damaged
-from foundation.files import write_json
+from foundation.files import json_digest, write_json
 
 FORMAT = 1
 _RANK = re.compile(r"rank-(\d+)$")
@@ -96,7 +95,7 @@ class Manifest:
             "tables": [vars(table) for table in self.tables],
             "parts": [part.document() for part in self.parts],
         }
-        write_json(root / rank_folder(self.rank) / MANIFEST, {"content": content, "digest": _digest(content)})
+        write_json(root / rank_folder(self.rank) / MANIFEST, {"content": content, "digest": json_digest(content)})
 
     @classmethod
     def read(cls, path: Path) -> Manifest:
@@ -111,7 +110,7 @@ class Manifest:
                     f"{path}: written by a newer version (format {content['format']}; this one reads {FORMAT}).",
                     "Use that version, or train again in a new run directory.",
                 )
-            if document["digest"] != _digest(content):
+            if document["digest"] != json_digest(content):
                 raise UserError(f"{path}: this checkpoint file is damaged: its digest is another.", REMEDY)
             if content["buckets"] != BUCKETS:
                 raise UserError(f"{path}: {content['buckets']} buckets; this version has {BUCKETS}.", REMEDY)
@@ -163,8 +162,3 @@ def rank_folders(root: Path) -> list[Path]:
 
 def rank_folder(rank: int) -> str:
     return f"rank-{rank:05d}"
-
-
-def _digest(content: Any) -> str:
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -82,7 +82,9 @@ def _config(table: SavedTable, parts: Sequence[SavedPart]) -> TableConfig:
     """A table's configuration, as far as a layout asks for it."""
     bits = parts[0].bucket_bits if parts else 0
     bounded = table.vocabulary_size is None and bits < MOST_BUCKET_BITS
-    return TableConfig(table.name, table.vocabulary_size, table.dim, capacity=IDS_PER_BUCKET << bits if bounded else None)
+    return TableConfig(
+        table.name, table.vocabulary_size, table.dim, capacity=IDS_PER_BUCKET << bits if bounded else None
+    )
 
 
 def _shards(config: TableConfig, plan: ShardingPlan) -> Iterator[HeldShard]:
@@ -167,7 +169,9 @@ class _Target:
             ids = ids[~np.isin(ids, shard.but)]
         starts = 1 + np.searchsorted(buckets_of_hashes(id_hashes(ids)), np.arange(BUCKETS + 1))
         listed = np.concatenate([[NO_ID], ids])
-        arrays = {name: self._plain(name, values, path) for name, values in (("ids", listed), ("bucket_starts", starts))}
+        arrays = {
+            name: self._plain(name, values, path) for name, values in (("ids", listed), ("bucket_starts", starts))
+        }
         arrays.update((name, self._listed(name, listed, shard, path)) for name in rows.variables)
         bits = rows.parts[0].bucket_bits
         arrays.update((name, self._plain(name, values, path)) for name, values in _sketch(rows, shard, bits).items())
