@@ -1,4 +1,4 @@
-"""`headrace checkpoint`: every subcommand, and what a user gets wrong: one message, exit code 2, nothing half-written."""
+"""`headrace checkpoint`, and what a user gets wrong with it: one message, exit code 2, nothing half-written."""
 
 import json
 import resource
