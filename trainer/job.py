@@ -32,7 +32,8 @@ class TrainingConfig(Config):
     devices (default: by thresholds); wire: in what precision vectors and gradients travel between them; error_feedback:
     whether a copied row's next gradient gets what rounding took from the last (embeddings/wire.py).
     steps_per_call: training steps in one `tf.function` call. checkpoint_every: steps between checkpoints.
-    keep_checkpoints: how many of the last ones stay on disk (the best one always does).
+    keep_checkpoints: how many of the last ones stay on disk (the best one always does). warm_start: another job's run
+    directory or a checkpoint in one: tables begin with its rows, by raw id, dense weights with its, by name and shape.
     """
 
     strategy: StrategyName = "single"
@@ -44,6 +45,7 @@ class TrainingConfig(Config):
     steps_per_call: int = Field(20, ge=1)
     checkpoint_every: int = Field(200, ge=1)
     keep_checkpoints: int = Field(2, ge=1)
+    warm_start: str | None = None
 
     @model_validator(mode="after")
     def _something_is_rounded(self) -> TrainingConfig:
@@ -89,6 +91,8 @@ def what_decides(document: Mapping[str, Any]) -> dict[str, Any]:
     training = dict(document.get("training", {}))
     for where in ("workers", "servers", "plan"):
         training.pop(where, None)
+    if training.get("warm_start") is None:
+        training.pop("warm_start", None)
     if training.get("strategy") != "parameter_server":
         training.pop("strategy", None)
     return {**document, "training": training}

@@ -57,7 +57,8 @@ class Training:
 
     validate: the validation metrics, computed after each epoch; `metric` names the one that decides (larger is better).
     patience: epochs in a row without a better `metric` after which training stops. made_from: the digest of everything
-    the training depends on: only a checkpoint made from the same is gone on from.
+    the training depends on: only a checkpoint made from the same is gone on from. begin: what is done before the first
+    step.
     """
 
     stage: str
@@ -69,6 +70,7 @@ class Training:
     validate: Callable[[], dict[str, float]]
     metric: str
     patience: int
+    begin: Callable[[], None] | None = None
 
 
 @dataclass
@@ -104,6 +106,8 @@ def train(training: Training, config: TrainingConfig, run: RunDirectory, world: 
     if saved is not None:
         position, curves.points = Position(**saved["position"]), saved["points"]
         say(f"{training.stage}: going on from step {position.step:,}")
+    elif training.begin is not None:
+        training.begin()
     step = _steps(training.model, training.optimizer, world)
     total = training.epochs * len(training.batches)
     with progress(training.stage, total, "steps", done=position.step) as meter:
