@@ -70,8 +70,8 @@ def save(shard: HeldShard, root: Path, path: str) -> SavedPart:
     )
 
 
-def restore(shard: HeldShard, root: Path, parts: Sequence[SavedPart]) -> None:
-    """Reads what the shard holds from the table's saved parts.
+def restore(shard: HeldShard, root: Path, parts: Sequence[SavedPart], but: Sequence[str] = ()) -> None:
+    """Reads what the shard holds from the table's saved parts, all but the variables of those names.
 
     Raises:
       UserError: a part is missing or damaged.
@@ -82,6 +82,8 @@ def restore(shard: HeldShard, root: Path, parts: Sequence[SavedPart]) -> None:
     table.begin_with({**state, **_sketch(shard, root, parts), "counts": counts_for(shard, parts)})
     del state  # as much as a narrow table
     for name, variable in variables_of(table).items():
+        if name in but:
+            continue
         first = 0
         for rows in saved_rows:
             places = rows.places if first else np.concatenate([[0], rows.places])

@@ -46,14 +46,16 @@ def save(shard: HeldShard, root: Path, path: str) -> SavedPart:
     return SavedPart(shard.config.name, shard.columns, buckets, shard.ids is not None, updates, arrays)
 
 
-def restore(shard: HeldShard, root: Path, parts: Sequence[SavedPart]) -> None:
-    """Reads what the shard holds from the table's saved parts.
+def restore(shard: HeldShard, root: Path, parts: Sequence[SavedPart], but: Sequence[str] = ()) -> None:
+    """Reads what the shard holds from the table's saved parts, all but the variables of those names.
 
     Raises:
       UserError: a part is missing or damaged.
     """
     by_bucket, hot = [part for part in parts if not part.hot], [part for part in parts if part.hot]
     for name, variable in _variables(shard).items():
+        if name in but:
+            continue
         wide = variable.shape.rank == 2
         found = [_Bucketed(source) for source in sources(root, by_bucket, name, shard.columns, wide)]
         _need_all(shard, root, found, wide)

@@ -9,6 +9,7 @@ from urllib.parse import quote
 from embeddings.checkpoints import dynamic_tables, static_tables
 from embeddings.checkpoints.arrays import Reader
 from embeddings.checkpoints.manifest import Manifest, Saved, SavedTable, rank_folder
+from embeddings.checkpoints.optimizer_change import change_of
 from embeddings.layer import ShardedEmbedding
 from foundation.errors import UserError, nearest
 from foundation.files import disk_errors
@@ -31,7 +32,8 @@ def save_tables(layer: ShardedEmbedding, folder: str | Path) -> None:
 
 def restore_tables(layer: ShardedEmbedding, folder: str | Path) -> None:
     """Reads into the layer's tables what this process holds of them, and no more, whatever world size, sharding plan
-    and precision they were saved under. With the same ranks, plan and precision it is the same to the bit.
+    and precision they were saved under. With the same ranks, plan and precision it is the same to the bit. Under an
+    optimizer of another kind rows come along, and slot variables as `optimizer_change` says.
 
     Raises:
       UserError: a file is missing, truncated or damaged (it is named), or the tables are not the layer's. Unless they
@@ -40,9 +42,12 @@ def restore_tables(layer: ShardedEmbedding, folder: str | Path) -> None:
     root = Path(folder)
     saved = Saved.read(root)
     _check_tables(layer, saved)
+    changes = {name: change_of(saved, config) for name, config in layer.table_configs.items()}
     for shard in layer.shards():
-        restore = static_tables.restore if shard.static else dynamic_tables.restore
-        restore(shard, root, saved.parts_of(shard.config.name))
+        restore, change = static_tables.restore if shard.static else dynamic_tables.restore, changes[shard.config.name]
+        restore(shard, root, saved.parts_of(shard.config.name), change.anew if change else ())
+        if change:
+            change.begin_slots(shard)
 
 
 def verify_tables(folder: str | Path) -> None:
@@ -81,6 +86,8 @@ def _check_tables(layer: ShardedEmbedding, saved: Saved) -> None:
         if name not in saved.tables:
             raise UserError(f"{saved.root}: no table '{name}'; {nearest(name, saved.tables)}", remedy)
         for option, here in vars(table).items():
+            if option == "optimizer":  # `change_of` knows what becomes of its slot variables
+                continue
             there = getattr(saved.tables[name], option)
             if here != there:
                 raise UserError(f"{saved.root}: table '{name}' has {option} {there}; the layer's has {here}.", remedy)
