@@ -70,8 +70,13 @@ def warm_start_of(workspace: Workspace, stage: str, model: Any) -> WarmStart | N
     Raises:
       UserError: there is no such checkpoint.
     """
-    source = warm_start_source(workspace.job.training.warm_start, stage)
-    return None if source is None else WarmStart(workspace, stage, model, source)
+    named = workspace.job.training.warm_start
+    source = warm_start_source(named, stage)
+    if source is None:
+        if named is not None:
+            say(f"{stage}: begins anew: {named} has no checkpoint of this stage")
+        return None
+    return WarmStart(workspace, stage, model, source)
 
 
 def _told(name: str, table: WarmStarted) -> str:

@@ -29,9 +29,9 @@ def warm_start_source(path: str | None, stage: str) -> CheckpointFolder | None:
 
 
 def identity(path: str | None, stage: str) -> list[Any]:
-    """What tells the source from another: part of what a stage is made from; [] where there is none."""
+    """What tells the source from another, wherever it lies: part of what a stage is made from; []: there is none."""
     source = warm_start_source(path, stage)
-    return [] if source is None else [str(source.path), source.saved.state.get("made_from"), source.step]
+    return [] if source is None else [source.saved.state.get("made_from"), source.step]
 
 
 def _of_run(path: Path, stage: str) -> CheckpointFolder | None:

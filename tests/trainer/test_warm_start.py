@@ -104,6 +104,31 @@ def test_rows_come_by_raw_id_and_are_counted(headrace, train, jobs, tmp_path):
     assert all(dense[name]["same"] for name in weights)
 
 
+@pytest.mark.long
+def test_two_workers_begin_as_one_does(jobs, tools, tmp_path):
+    """And end with the same tables (law 1)."""
+    warm = (jobs[2], "--set", f"training.warm_start={jobs[1]}", "--run-dir")
+    for run, more in (("one", ()), ("two", ("--workers", 2))):
+        for words in (("data", "prepare", *warm, tmp_path / run), ("train", "retrieval", *warm, tmp_path / run, *more)):
+            done = tools.command(*words)
+            assert done.returncode == 0, done.stderr
+    facts = [json.loads((tmp_path / run / "stages.json").read_text())["retrieval"]["facts"] for run in ("one", "two")]
+    assert facts[0] == facts[1]
+    one, two = (_tables(tmp_path / run / "checkpoints" / "retrieval") for run in ("one", "two"))
+    for name in TABLES:
+        every = np.arange(one[name].count)
+        np.testing.assert_allclose(two[name].read("rows", every), one[name].read("rows", every), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.usefixtures("begun")
+def test_a_stage_that_the_other_has_not_begins_anew(headrace, jobs, tmp_path):
+    words = (jobs[2], "--run-dir", tmp_path / "run", "--set", f"training.warm_start={jobs[1]}")
+    assert headrace("data", "prepare", *words)[0] == 0
+    code, said = headrace("train", "ranking", *words)
+    assert code == 0, said
+    assert f"ranking: begins anew: {jobs[1]} has no checkpoint of this stage" in said
+
+
 @pytest.mark.usefixtures("begun")
 def test_it_is_part_of_what_the_training_is_made_from(train, jobs, tmp_path):
     source = shutil.copytree(jobs[1], tmp_path / "source")

@@ -151,7 +151,7 @@ def _everyone(tables, kind, ranks, **options):
     return ShardingPlan(ranks, shardings)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", [pytest.param("float32", marks=pytest.mark.long), "bfloat16"])
 @pytest.mark.parametrize("kind", ["row_wise", "column_wise", "hot_cold"])
 @pytest.mark.parametrize("ranks", [1, 2, 3, 8])
 def test_four_ranks_by_rows_are_read_by_any_others(ranks, kind, precision):
