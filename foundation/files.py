@@ -26,7 +26,7 @@ def disk_errors(path: str | os.PathLike[str]) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(f"{path}: the disk is full.", "Free some space and run the same command again.") from error
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG):
             raise UserError(
                 f"{path}: cannot be written ({error.strerror}).", "Choose a folder you may write to."
             ) from error
@@ -124,6 +124,12 @@ def file_entry(path: Path) -> dict[str, Any]:
         while block := content.read(1 << 22):
             digest.update(block)
     return {"bytes": path.stat().st_size, "digest": digest.hexdigest()}
+
+
+def json_digest(content: Any) -> str:
+    """BLAKE2b (16 bytes, hex) of plain JSON values, as a file that carries its own digest holds it."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -138,6 +138,21 @@ class FeatureSpace:
                 values = pc.fill_null(pc.cast(column, pa.float64()), entry["mean"]).to_numpy()
                 inputs[f"context_{name}"] = ((values - entry["mean"]) / entry["deviation"]).astype(np.float32)
         return inputs
+
+    def raw_columns(self) -> Iterator[tuple[str, str, pa.Array | pa.ChunkedArray, np.ndarray | Ragged]]:
+        """Of each categorical feature: its table, its name, its values as the log writes them, by entity, and the
+        embedding ids they became, by position: the last ones are the entities'."""
+        for side, entities, columns in (
+            ("user", self.users, self._user_columns),
+            ("item", self.items, self._item_columns),
+        ):
+            for name, column in columns.items():
+                if column.kind in ("category", "categories"):
+                    yield _prefixed(side, name), name, entities.table.column(name), column.values
+        for name, entry in self._context.items():
+            if entry["kind"] == "category":
+                values = pa.array(entry["values"], pa.string())
+                yield f"context_{name}", name, values, np.arange(1, len(values) + 1)
 
     @property
     def context_columns(self) -> list[str]:

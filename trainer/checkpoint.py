@@ -14,9 +14,10 @@ from embeddings import ShardedEmbedding
 from embeddings.checkpoints import Base, Snapshot, restore_tables, snapshot_tables, verify_tables, wait_for_ranks
 from embeddings.dense import DenseCheckpoint
 from foundation.background import Background
-from foundation.errors import UserError, damaged, first_line
-from foundation.files import commit_directory, disk_errors, partial_of, read_json, write_json
+from foundation.errors import UserError, first_line
+from foundation.files import commit_directory, disk_errors, partial_of
 from foundation.tf import tf, tf_write_errors
+from trainer.checkpoint_state import read_state, write_state
 from trainer.world import World
 
 _NAME = re.compile(r"step-(\d+)$")
@@ -44,19 +45,11 @@ class Stored:
         """What was saved beside the variables: input position, early stopping, curves.
 
         Raises:
-          UserError: it, or a file of the dense variables, is missing or truncated.
+          UserError: it, or a file of the dense variables, is missing, truncated or damaged.
         """
-        path = self.path / "state.json"
-        with damaged(path, f"Remove {self.path} to do without it."):
-            manifest = read_json(path, "the checkpoint's state")
-            state, sizes = dict(manifest["state"]), dict(manifest["sizes"])
-        for name, size in sizes.items():
-            entry = self.path / name
-            found = entry.stat().st_size if entry.exists() else None
-            if found != size:
-                what = "missing" if found is None else f"{found:,} bytes long instead of {size:,}"
-                raise UserError(f"{entry}: this checkpoint file is {what}.", f"Remove {self.path} to do without it.")
-        return state
+        found = read_state(self.path)
+        found.check()
+        return found.state
 
 
 def folder_of(directory: Path, step: int) -> Path:
@@ -132,11 +125,13 @@ class CheckpointStore:
         partial = self._new_partial(path)
         snapshot = snapshot_tables(self._embedding)
         try:
-            sizes = self._write_dense(path, partial) if self._world.is_chief else {}
+            if self._world.is_chief:
+                with tf_write_errors(path):
+                    self.dense.write(str(partial / "variables"))
         except BaseException:
             snapshot.close()
             raise
-        told = copy.deepcopy({"state": state, "sizes": sizes})  # which go on changing while it is written
+        told = copy.deepcopy(state)  # which goes on changing while it is written
         self._writing = Background(lambda: self._write(snapshot, partial, path, told, best_step))
         if not snapshot.holds:
             self._writing.wait()
@@ -171,12 +166,6 @@ class CheckpointStore:
                 partial_of(path, pid).mkdir(parents=True)
         return partial_of(path, self._world.agreed(pid))
 
-    def _write_dense(self, path: Path, partial: Path) -> dict[str, int]:
-        """Bytes of the files it writes, by name."""
-        with tf_write_errors(path):
-            self.dense.write(str(partial / "variables"))
-        return {entry.name: entry.stat().st_size for entry in sorted(partial.iterdir()) if entry.is_file()}
-
     def _write(
         self, snapshot: Snapshot, partial: Path, path: Path, told: dict[str, Any], best_step: int | None
     ) -> None:
@@ -191,7 +180,7 @@ class CheckpointStore:
                 return
             wait_for_ranks(partial / "tables")
             with disk_errors(path):
-                write_json(partial / "state.json", told)
+                write_state(partial, told)
                 commit_directory(partial, path)
         except BaseException:
             if self._world.is_chief:

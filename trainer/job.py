@@ -35,7 +35,8 @@ class TrainingConfig(Config):
     keep_checkpoints: how many of the last ones stay on disk (the best one always does); keep_every: beside them those
     whose step is a multiple of it (0: none). incremental: so many checkpoints after a full one hold only the rows of
     tables that changed since (0: all are full). fallback: whether a damaged checkpoint is set aside and the one before
-    it gone on from; otherwise it is an error.
+    it gone on from; otherwise it is an error. warm_start: another job's run directory or a checkpoint in one: tables
+    begin with its rows, by raw id, dense weights with its, by name and shape.
 
     restarts: how often in all the supervisor starts the ranks again after one failed (default: 3 where ranks are
     supervised; one process alone is supervised only if this is given); min_workers: with how few of the workers it goes
@@ -56,6 +57,7 @@ class TrainingConfig(Config):
     keep_every: int = Field(0, ge=0)
     incremental: int = Field(0, ge=0)
     fallback: bool = False
+    warm_start: str | None = None
     restarts: int | None = Field(None, ge=0)
     min_workers: int | None = Field(None, ge=1)
     on_nonfinite: Literal["stop", "skip"] = "stop"
@@ -138,6 +140,8 @@ def what_decides(document: Mapping[str, Any]) -> dict[str, Any]:
     training = dict(document.get("training", {}))
     for key in _OF_NO_NUMBER:
         training.pop(key, None)
+    if training.get("warm_start") is None:
+        training.pop("warm_start", None)
     if training.get("strategy") != "parameter_server":
         training.pop("strategy", None)
     return {**document, "training": training}

@@ -54,7 +54,8 @@ class Training:
 
     validate: the validation metrics, computed after each epoch; `metric` names the one that decides (larger is better).
     patience: epochs in a row without a better `metric` after which training stops. made_from: the digest of everything
-    the training depends on: only a checkpoint made from the same is gone on from.
+    the training depends on: only a checkpoint made from the same is gone on from. begin: what is done before the first
+    step.
     """
 
     stage: str
@@ -66,6 +67,7 @@ class Training:
     validate: Callable[[], dict[str, float]]
     metric: str
     patience: int
+    begin: Callable[[], None] | None = None
 
 
 @dataclass
@@ -100,17 +102,18 @@ def train(training: Training, config: TrainingConfig, run: RunDirectory, world: 
     kept = (config.keep_checkpoints, config.keep_every, config.incremental)
     store = checkpoint_store(training.model, training.optimizer, folder, world, *kept)
     saved = _saved(store, training, run.tensorboard, world, config.fallback)
+    if saved is None and training.begin is not None:
+        training.begin()
     curves = Curves(training.stage, run.tensorboard, shown=world.is_chief)
     watch = StepWatch(training.stage, run.tensorboard, run.timelines, world, training.model.embedding)
-    position = Position()
+    position = Position(**saved["position"]) if saved else Position()
     if saved is not None:
-        position, curves.points = Position(**saved["position"]), saved["points"]
+        curves.points = saved["points"]
         say(f"{training.stage}: going on from step {position.step:,}")
     step = steps_of(training.model, training.optimizer, world)
-    total = training.epochs * len(training.batches)
-
     one_by_one = partial(_epoch, training, config.model_copy(update={"steps_per_call": 1}), step, world, None)
-    with store, progress(training.stage, total, "steps", done=position.step) as meter, sigterm_noted() as asked:
+    shown = progress(training.stage, training.epochs * len(training.batches), "steps", done=position.step)
+    with store, shown as meter, sigterm_noted() as asked:
         world.membership.progress(position.step)
         if saved is None and config.on_nonfinite == "skip":  # what to roll back to
             _commit(store, training, position, curves, world)
@@ -127,12 +130,12 @@ def train(training: Training, config: TrainingConfig, run: RunDirectory, world: 
                         _commit(store, training, position, curves, world)
                     _leave_if(leaving, store, training, position)
             except NotFinite as found:
-                reached = position.step
+                meter.advance(-position.step)
                 position, curves.points = without_the_batch_at_fault(
                     found, training, config, position, one_by_one, world, store, run.post_mortems
                 )
                 curves.watch(position.step, {"skipped_batches": len(position.skipped)})
-                meter.advance(position.step - reached)
+                meter.advance(position.step)
                 continue
             position.epoch, position.batch = position.epoch + 1, 0
             world.membership.phase("validation")

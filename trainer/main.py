@@ -12,6 +12,7 @@ import typer
 
 from foundation.errors import UserError
 from foundation.progress import say
+from trainer.checkpoint_commands import checkpoint
 from trainer.data_commands import data
 from trainer.plan_command import plan
 
@@ -32,6 +33,7 @@ app = typer.Typer(
 train = typer.Typer(help="Train one model of a job.", no_args_is_help=True)
 index = typer.Typer(help="The nearest-neighbour index over a job's candidate vectors.", no_args_is_help=True)
 app.add_typer(data, name="data")
+app.add_typer(checkpoint, name="checkpoint")
 app.add_typer(train, name="train")
 app.add_typer(index, name="index")
 app.command()(plan)

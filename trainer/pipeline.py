@@ -13,6 +13,7 @@ from foundation.progress import say
 from trainer.job import digest, what_decides
 from trainer.stages.data import source_of
 from trainer.supervisor.environment import is_supervised
+from trainer.warm_start_source import identity
 from trainer.workspace import Workspace
 
 # what several ranks do together; the chief does the others alone
@@ -33,7 +34,9 @@ def made_from(workspace: Workspace, stage: str) -> str:
     """The digest of everything a stage's result depends on."""
     parts, needs = STAGES[stage]
     document = what_decides(workspace.job.document())
-    files = source_of(workspace.job.inputs, workspace.run.path) if stage == "data" else []
+    files: list[Any] = source_of(workspace.job.inputs, workspace.run.path) if stage == "data" else []
+    if stage in TOGETHER:
+        files = identity(workspace.job.training.warm_start, stage)
     return digest(stage, {p: document[p] for p in parts}, files, [made_from(workspace, need) for need in needs])
 
 

@@ -9,5 +9,16 @@ from embeddings.checkpoints.tables import (
     verify_tables,
     wait_for_ranks,
 )
+from embeddings.checkpoints.warm_start import WarmStarted, warm_start
 
-__all__ = ["Base", "Snapshot", "restore_tables", "save_tables", "snapshot_tables", "verify_tables", "wait_for_ranks"]
+__all__ = [
+    "Base",
+    "Snapshot",
+    "WarmStarted",
+    "restore_tables",
+    "save_tables",
+    "snapshot_tables",
+    "verify_tables",
+    "wait_for_ranks",
+    "warm_start",
+]

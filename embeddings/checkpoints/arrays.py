@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,11 @@ class SavedArray:
     shape: tuple[int, ...]
     dtype: str
     files: dict[str, dict[str, Any]]
+
+    @property
+    def bytes(self) -> int:
+        """Of its files."""
+        return sum(entry["bytes"] for entry in self.files.values())
 
     def document(self) -> dict[str, Any]:
         return asdict(self)
@@ -123,9 +128,38 @@ class Reader:
 
     def check(self) -> None:
         """Reads all of it."""
-        of_file = self._store.chunk_layout.write_chunk.shape or ()
-        for piece in _pieces(self.array.shape, tuple(length or 1 for length in of_file)):
+        for _, piece in self.files():
             self.read(*piece)
+
+    def files(self) -> Iterator[tuple[tuple[int, ...], Region]]:
+        """(its number along each dimension, what of the array it has) of each file."""
+        of_file = tuple(length or 1 for length in self._store.chunk_layout.write_chunk.shape or ())
+        for piece in _pieces(self.array.shape, of_file):
+            yield tuple(axis.start // length for axis, length in zip(piece, of_file, strict=True)), piece
+
+
+def damages(root: Path, array: SavedArray, advance: Callable[[int], None]) -> dict[Path, str]:
+    """Reads all of a saved array; what is wrong, by file. advance: told how many bytes were read."""
+    folder, found = root / array.path, {}
+    for name, entry in array.files.items():
+        try:
+            _check_file(folder / name, entry)
+        except UserError as error:
+            found[folder / name] = error.message
+    if folder / _METADATA in found:
+        return found
+    try:
+        reader = Reader(root, SavedArray(array.path, array.shape, array.dtype, {}))
+    except UserError as error:
+        return {**found, folder / _METADATA: error.message}
+    for number, piece in reader.files():
+        path = folder / "c" / "/".join(map(str, number))
+        if path not in found:
+            try:
+                advance(reader.read(*piece).nbytes)
+            except UserError as error:
+                found[path] = error.message
+    return found
 
 
 def _kvstore(folder: Path) -> dict[str, str]:

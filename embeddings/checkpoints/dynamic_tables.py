@@ -46,7 +46,7 @@ class Taken:
         }
         policy = IdPolicy.of(shard.config)
         if policy.cells:
-            sketched = _id_buckets(shard.buckets, policy.bucket_bits)
+            sketched = id_buckets(shard.buckets, policy.bucket_bits)
             self._plain["counters"] = state["counters"].reshape(-1, policy.cells)[sketched]
             self._plain["counted"] = state["counted"][sketched]
         self._numbers = np.concatenate([[0], state["rows"][order]])
@@ -71,8 +71,8 @@ class Taken:
         )
 
 
-def restore(shard: HeldShard, root: Path, parts: Sequence[SavedPart]) -> None:
-    """Reads what the shard holds from the table's saved parts.
+def restore(shard: HeldShard, root: Path, parts: Sequence[SavedPart], but: Sequence[str] = ()) -> None:
+    """Reads what the shard holds from the table's saved parts, all but the variables of those names.
 
     Raises:
       UserError: a part is missing or damaged.
@@ -80,9 +80,11 @@ def restore(shard: HeldShard, root: Path, parts: Sequence[SavedPart]) -> None:
     table = _table(shard)
     saved_rows = [_Rows(shard, root, of_rows) for of_rows in _by_rows(shard, root, parts)]
     state = {name: np.concatenate([rows.of_ids.pop(name) for rows in saved_rows]) for name in _OF_IDS}
-    table.begin_with({**state, **_sketch(shard, root, parts), "counts": _counts(shard, parts)})
+    table.begin_with({**state, **_sketch(shard, root, parts), "counts": counts_for(shard, parts)})
     del state  # as much as a narrow table
     for name, variable in variables_of(table).items():
+        if name in but:
+            continue
         first = 0
         for rows in saved_rows:
             places = rows.places if first else np.concatenate([[0], rows.places])
@@ -174,7 +176,7 @@ def _not_all(shard: HeldShard, root: Path) -> UserError:
     return UserError(f"{root}: table '{shard.config.name}' is not all there, or twice.", REMEDY)
 
 
-def _counts(shard: HeldShard, parts: Sequence[SavedPart]) -> np.ndarray:
+def counts_for(shard: HeldShard, parts: Sequence[SavedPart]) -> np.ndarray:
     """[5] int64, in the order of COUNTS. What a part has counted goes whole to the shard that holds its first bucket,
     so that sums over all shards stay what they were; that of a hot part to the hot part, where there is one."""
     hot = shard.ids is not None
@@ -195,7 +197,7 @@ def _sketch(shard: HeldShard, root: Path, parts: Sequence[SavedPart]) -> dict[st
     policy = IdPolicy.of(shard.config)
     counters = np.zeros((1 << policy.bucket_bits, policy.cells), np.uint8)
     counted = np.zeros(len(counters), np.int64)
-    mine, anew = _id_buckets(shard.buckets, policy.bucket_bits), False
+    mine, anew = id_buckets(shard.buckets, policy.bucket_bits), False
     for part in parts:
         if not part.columns[0] <= shard.columns[0] < part.columns[1]:
             continue
@@ -203,7 +205,7 @@ def _sketch(shard: HeldShard, root: Path, parts: Sequence[SavedPart]) -> dict[st
         if cells != policy.cells or part.bucket_bits != policy.bucket_bits:
             anew |= max(cells, policy.cells) > 0
             continue
-        there = _id_buckets(part.buckets, policy.bucket_bits)
+        there = id_buckets(part.buckets, policy.bucket_bits)
         places = np.flatnonzero(np.isin(there, mine))
         if cells and len(places):
             counters[there[places]] = Reader(root, part.arrays["counters"]).read(places)
@@ -216,7 +218,7 @@ def _sketch(shard: HeldShard, root: Path, parts: Sequence[SavedPart]) -> dict[st
     return {"counters": counters.reshape(-1), "counted": counted}
 
 
-def _id_buckets(buckets: np.ndarray, bits: int) -> np.ndarray:
+def id_buckets(buckets: np.ndarray, bits: int) -> np.ndarray:
     """Those of an id table that has 2^bits of them, of logical buckets."""
     return np.unique(buckets >> (BUCKET_BITS - bits))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from embeddings.checkpoints.arrays import REMEDY, SavedArray
 from embeddings.config import TableConfig
 from embeddings.sharding.sharded import BUCKETS
 from foundation.errors import UserError, damaged
-from foundation.files import write_json
+from foundation.files import json_digest, write_json
 
 FORMAT = 1
 _RANK = re.compile(r"rank-(\d+)$")
@@ -97,7 +96,7 @@ class Manifest:
             "tables": [vars(table) for table in self.tables],
             "parts": [part.document() for part in self.parts],
         }
-        write_json(root / rank_folder(self.rank) / MANIFEST, {"content": content, "digest": _digest(content)})
+        write_json(root / rank_folder(self.rank) / MANIFEST, {"content": content, "digest": json_digest(content)})
 
     @classmethod
     def read(cls, path: Path) -> Manifest:
@@ -112,7 +111,7 @@ class Manifest:
                     f"{path}: written by a newer version (format {content['format']}; this one reads {FORMAT}).",
                     "Use that version, or train again in a new run directory.",
                 )
-            if document["digest"] != _digest(content):
+            if document["digest"] != json_digest(content):
                 raise UserError(f"{path}: this checkpoint file is damaged: its digest is another.", REMEDY)
             if content["buckets"] != BUCKETS:
                 raise UserError(f"{path}: {content['buckets']} buckets; this version has {BUCKETS}.", REMEDY)
@@ -123,18 +122,17 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Saved:
-    """All ranks' manifests as one."""
+    """All ranks' manifests as one. ranks: how many saved it."""
 
     root: Path
+    ranks: int
     tables: dict[str, SavedTable]
     parts: list[SavedPart]
 
     @classmethod
     def read(cls, root: Path) -> Saved:
         """Raises UserError: a rank's manifest is missing or damaged, or they are not of one checkpoint."""
-        found = sorted(entry for entry in root.glob(ANY_RANK) if _RANK.search(entry.name)) if root.is_dir() else []
-        if not found:
-            raise UserError(f"{root}: there are no tables here.", "Name a folder that tables were saved in.")
+        found = rank_folders(root)
         manifests = [Manifest.read(entry / MANIFEST) for entry in found]
         ranks = manifests[0].ranks
         for rank in range(ranks):
@@ -145,16 +143,23 @@ class Saved:
             if not alike or entry.name != rank_folder(manifest.rank) or manifest.rank >= ranks:
                 raise UserError(f"{entry / MANIFEST}: not of the same checkpoint as {found[0] / MANIFEST}.", REMEDY)
         tables = {table.name: table for table in manifests[0].tables}
-        return cls(root, tables, [part for manifest in manifests for part in manifest.parts])
+        return cls(root, ranks, tables, [part for manifest in manifests for part in manifest.parts])
 
     def parts_of(self, table: str) -> list[SavedPart]:
         return [part for part in self.parts if part.table == table]
 
 
+def rank_folders(root: Path) -> list[Path]:
+    """Those that are there.
+
+    Raises:
+      UserError: there is none.
+    """
+    found = sorted(entry for entry in root.glob(ANY_RANK) if _RANK.search(entry.name)) if root.is_dir() else []
+    if not found:
+        raise UserError(f"{root}: there are no tables here.", "Name a folder that tables were saved in.")
+    return found
+
+
 def rank_folder(rank: int) -> str:
     return f"rank-{rank:05d}"
-
-
-def _digest(content: Any) -> str:
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

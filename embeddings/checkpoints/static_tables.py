@@ -84,14 +84,16 @@ class Taken:
         return SavedPart(shard.config.name, shard.columns, buckets, shard.ids is not None, self._updates, arrays)
 
 
-def restore(shard: HeldShard, root: Path, parts: Sequence[SavedPart]) -> None:
-    """Reads what the shard holds from the table's saved parts.
+def restore(shard: HeldShard, root: Path, parts: Sequence[SavedPart], but: Sequence[str] = ()) -> None:
+    """Reads what the shard holds from the table's saved parts, all but the variables of those names.
 
     Raises:
       UserError: a part is missing or damaged.
     """
     by_bucket, hot = [part for part in parts if not part.hot], [part for part in parts if part.hot]
     for name, variable in _variables(shard).items():
+        if name in but:
+            continue
         wide = variable.shape.rank == 2
         if name == LAST_UPDATE and any(name not in part.arrays for part in parts):
             now = tf.constant(max(part.updates for part in parts), tf.int64)
@@ -111,7 +113,7 @@ def restore(shard: HeldShard, root: Path, parts: Sequence[SavedPart]) -> None:
 def _save_buckets(shard: HeldShard, variable: tf.Variable, image: Image, root: Path, path: str) -> SavedArray:
     buckets, size = _used(shard), _vocabulary_size(shard)
     deep = -(-size // BUCKETS)
-    together = [max(BYTES_TOGETHER // (deep * row_bytes(variable)), 1), _rows_together(shard), *variable.shape[1:]]
+    together = [max(BYTES_TOGETHER // (deep * row_bytes(variable)), 1), rows_together(shard), *variable.shape[1:]]
     writer = Writer(root, path, [len(buckets), deep, *variable.shape[1:]], variable.dtype.name, together)
     for piece in writer.pieces():
         ids = _grid(buckets[piece[0]], piece[1])
@@ -215,13 +217,13 @@ def _pieces(shard: HeldShard, variable: tf.Variable) -> Iterator[tuple[np.ndarra
     """(buckets, rows of each) of a shard, as much at once as fits in memory."""
     buckets, deep = _used(shard), -(-_vocabulary_size(shard) // BUCKETS)
     most = rows_at_once(variable)
-    step = deep if deep <= most else max(most // _rows_together(shard), 1) * _rows_together(shard)
+    step = deep if deep <= most else max(most // rows_together(shard), 1) * rows_together(shard)
     for of_buckets in stretches(len(buckets), max(most // deep, 1)):
         for stretch in stretches(deep, step):
             yield buckets[of_buckets], stretch
 
 
-def _rows_together(shard: HeldShard) -> int:
+def rows_together(shard: HeldShard) -> int:
     """Of one bucket, read as one: the same for all parts and precisions of a table, so that none is read twice."""
     return max(_BYTES_OF_A_BUCKET_TOGETHER // (4 * shard.config.dim), 1)
 

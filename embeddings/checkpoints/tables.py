@@ -15,6 +15,7 @@ from embeddings.checkpoints import dynamic_tables, static_tables
 from embeddings.checkpoints.arrays import Reader
 from embeddings.checkpoints.images import Image, Live, image_of
 from embeddings.checkpoints.manifest import ANY_RANK, MANIFEST, Manifest, Saved, SavedPart, SavedTable, rank_folder
+from embeddings.checkpoints.optimizer_change import change_of
 from embeddings.checkpoints.variables import variables_of
 from embeddings.layer import ShardedEmbedding
 from embeddings.sharding.held import HeldShard
@@ -22,7 +23,7 @@ from foundation.errors import UserError, nearest
 from foundation.files import disk_errors
 from foundation.progress import say
 
-_LONGEST_NAME = 100
+LONGEST_NAME = 100
 _SECONDS_A_LOOK = 0.02
 
 
@@ -66,7 +67,7 @@ class Snapshot:
         number = {name: place for place, name in enumerate(layer.table_configs)}
         self._parts: list[tuple[int, str, static_tables.Taken | dynamic_tables.Taken]] = []
         for shard in shards:
-            name = quote(shard.config.name, safe="")[:_LONGEST_NAME]
+            name = quote(shard.config.name, safe="")[:LONGEST_NAME]
             path = f"{rank_folder(shard.rank)}/{number[shard.config.name]:04d}-{name}/{shard.part}"
             taken = static_tables.Taken(shard) if shard.static else dynamic_tables.Taken(shard)
             self._parts.append((shard.rank, path, taken))
@@ -125,7 +126,8 @@ def wait_for_ranks(folder: str | Path) -> None:
 
 def restore_tables(layer: ShardedEmbedding, folder: str | Path) -> None:
     """Reads into the layer's tables what this process holds of them, and no more, whatever world size, sharding plan
-    and precision they were saved under. With the same ranks, plan and precision it is the same to the bit.
+    and precision they were saved under. With the same ranks, plan and precision it is the same to the bit. Under an
+    optimizer of another kind rows come along, and slot variables as `optimizer_change` says.
 
     Raises:
       UserError: a file is missing, truncated or damaged (it is named), or the tables are not the layer's. Unless they
@@ -134,10 +136,13 @@ def restore_tables(layer: ShardedEmbedding, folder: str | Path) -> None:
     root = Path(folder)
     saved = Saved.read(root)
     _check_tables(layer, saved)
+    changes = {name: change_of(saved, config) for name, config in layer.table_configs.items()}
     shards = layer.shards()
     for shard in shards:
-        restore = static_tables.restore if shard.static else dynamic_tables.restore
-        restore(shard, root, saved.parts_of(shard.config.name))
+        restore, change = static_tables.restore if shard.static else dynamic_tables.restore, changes[shard.config.name]
+        restore(shard, root, saved.parts_of(shard.config.name), change.anew if change else ())
+        if change:
+            change.begin_slots(shard)
     layer.take(shards)
 
 
@@ -183,6 +188,8 @@ def _check_tables(layer: ShardedEmbedding, saved: Saved) -> None:
         if name not in saved.tables:
             raise UserError(f"{saved.root}: no table '{name}'; {nearest(name, saved.tables)}", remedy)
         for option, here in vars(table).items():
+            if option == "optimizer":  # `change_of` knows what becomes of its slot variables
+                continue
             there = getattr(saved.tables[name], option)
             if here != there:
                 raise UserError(f"{saved.root}: table '{name}' has {option} {there}; the layer's has {here}.", remedy)

@@ -60,7 +60,7 @@ class ShardedTable:
         self.rank = rank
         self.parts = [
             Part(columns, owners, ids, self._held(columns, owners, ids))
-            for columns, owners, ids in _layout(config, sharding)
+            for columns, owners, ids in layout(config, sharding)
         ]
         self._bases = [None if part.owners is None else self._base(part.owners) for part in self.parts]
 
@@ -145,7 +145,7 @@ def sharded_tables(
     return [ShardedTable(config, plan.tables[name], communicator.rank) for name, config in configs.items()]
 
 
-def _layout(
+def layout(
     config: TableConfig, sharding: TableSharding
 ) -> list[tuple[tuple[int, int], np.ndarray | None, np.ndarray | None]]:
     """(columns, owners, ids) of each part."""

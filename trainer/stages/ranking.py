@@ -10,13 +10,14 @@ from ranking.ranker import Ranker
 from trainer.loop import Training
 from trainer.ranked import MAIN_METRIC, Predictor, judge, sampled
 from trainer.trained import best_is_kept, fit, restore_best
+from trainer.warm_start import warm_start_of
 from trainer.workspace import Workspace
 
 VALIDATION_LISTS = 10_000
 
 
 def perform(workspace: Workspace) -> dict[str, Any]:
-    """Leaves checkpoints and curves; the fact is the best step."""
+    """Leaves checkpoints and curves; the facts are the best step and what a warm start brought."""
     job, space, split = workspace.job, workspace.space, workspace.split
     world = workspace.world_of_lists
     model = workspace.new_ranker(world)
@@ -31,6 +32,7 @@ def perform(workspace: Workspace) -> dict[str, Any]:
         judged = judge(predictor.predict(held_out, chosen), model.objectives, job.evaluation, job.seed)
         return {MAIN_METRIC: judged["value"][MAIN_METRIC].value}
 
+    warm = warm_start_of(workspace, "ranking", model)
     training = Training(
         stage="ranking",
         made_from=workspace.run.making("ranking"),
@@ -41,11 +43,13 @@ def perform(workspace: Workspace) -> dict[str, Any]:
         validate=validate,
         metric=MAIN_METRIC,
         patience=job.ranking.patience,
+        begin=warm.begin if warm else None,
     )
     best = fit(workspace, training, world)
     if world.holds_the_model:
         workspace.ranker = model
-    return {"best_step": best.step, "lists": len(lists)}
+    begun = {"warm_start": warm.facts()} if warm and workspace.world.is_chief else {}
+    return {"best_step": best.step, "lists": len(lists), **begun}
 
 
 def restore(workspace: Workspace) -> Ranker:

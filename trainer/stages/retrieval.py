@@ -14,13 +14,14 @@ from retrieval.vectors import Vectors
 from trainer.loop import Training
 from trainer.trained import best_is_kept, fit, restore_best
 from trainer.twin import Twin
+from trainer.warm_start import warm_start_of
 from trainer.workspace import Workspace
 
 VALIDATION_QUERIES = 1_000
 
 
 def perform(workspace: Workspace) -> dict[str, Any]:
-    """Leaves checkpoints and curves; the fact is the best step."""
+    """Leaves checkpoints and curves; the facts are the best step and what a warm start brought."""
     job, space, split = workspace.job, workspace.space, workspace.split
     positives = workspace.interactions.between(0, split.train_end)
     if not len(positives):
@@ -49,6 +50,7 @@ def perform(workspace: Workspace) -> dict[str, Any]:
         judged = evaluate([TwoTowerScorer(vectors)], queries, job.evaluation, workspace.catalogue)
         return {metric: judged.metrics[TwoTowerScorer.name][metric].value}
 
+    warm = warm_start_of(workspace, "retrieval", model)
     training = Training(
         stage="retrieval",
         made_from=workspace.run.making("retrieval"),
@@ -59,11 +61,13 @@ def perform(workspace: Workspace) -> dict[str, Any]:
         validate=validate,
         metric=metric,
         patience=job.retrieval.patience,
+        begin=warm.begin if warm else None,
     )
     best = fit(workspace, training, world)
     if world.holds_the_model:
         workspace.two_tower = model
-    return {"best_step": best.step, "positives": len(positives)}
+    begun = {"warm_start": warm.facts()} if warm and workspace.world.is_chief else {}
+    return {"best_step": best.step, "positives": len(positives), **begun}
 
 
 def restore(workspace: Workspace) -> TwoTower:

@@ -1,6 +1,7 @@
-"""One rank's short training, which then saves its tables: run as a process a rank.
+"""One rank's short training, or its reading of what others trained, which then saves its tables: run as a process a
+rank.
 
-python rank_program.py FOLDER     under TF_CONFIG, alone, or of HEADRACE_DEVICES replicas
+python rank_program.py FOLDER [FROM]     under TF_CONFIG, alone, of HEADRACE_DEVICES replicas, or by horovodrun
 """
 
 import os
@@ -15,6 +16,7 @@ from embeddings import (
     RowWiseAdagrad,
     ShardedEmbedding,
     TableConfig,
+    restore_tables,
     save_tables,
 )
 from embeddings.sharding import ShardingPlan, TableSharding
@@ -57,6 +59,7 @@ def _batch(step, rank, size):
 def main() -> None:
     tf.config.threading.set_intra_op_parallelism_threads(1)
     joined = "multi_worker" if "TF_CONFIG" in os.environ else "single"
+    joined = "horovod" if "HOROVOD_RANK" in os.environ else joined
     strategy = create_strategy("mirrored" if DEVICES in os.environ else joined)
     communicator = strategy.communicator
     with strategy.scope():
@@ -77,8 +80,11 @@ def main() -> None:
     def batches(rank):
         return (_batch(k, rank, communicator.size) for k in range(STEPS))
 
-    for inputs in strategy.distribute([batches(rank) for rank in strategy.ranks]):
-        step(inputs)
+    if len(sys.argv) > 2:
+        restore_tables(layer, sys.argv[2])
+    else:
+        for inputs in strategy.distribute([batches(rank) for rank in strategy.ranks]):
+            step(inputs)
     save_tables(layer, sys.argv[1])
 
 

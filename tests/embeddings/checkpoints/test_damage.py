@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from embeddings import SGD, Adagrad, TableConfig, restore_tables, save_tables, verify_tables
+from embeddings import TableConfig, restore_tables, save_tables, verify_tables
 from embeddings.sharding import ShardingPlan, TableSharding
 from foundation.errors import UserError
 from tests.embeddings.checkpoints.worlds import alone, fill, world
@@ -111,11 +111,6 @@ def test_a_manifest_changed_by_hand(saved, tmp_path, change, words):
         ([TableConfig("a", 3_001, 4), TABLES[1]], "table 'a' has vocabulary_size 3000; the layer's has 3001"),
         ([TableConfig("a", None, 4), TABLES[1]], "table 'a' has vocabulary_size 3000; the layer's has None"),
         ([TABLES[0], TableConfig("open", None, 8)], "table 'open' has dim 4; the layer's has 8"),
-        (
-            [TableConfig("a", 3_000, 4, Adagrad()), TABLES[1]],
-            "table 'a' has optimizer RowWiseAdagrad; the layer's has Adagrad",
-        ),
-        ([TABLES[0], TableConfig("open", None, 4, SGD())], "optimizer RowWiseAdagrad; the layer's has SGD"),
     ],
 )
 def test_tables_that_are_not_the_layers_are_refused_and_change_nothing(saved, tables, words):

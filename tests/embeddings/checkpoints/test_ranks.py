@@ -1,14 +1,17 @@
 """What several real ranks trained and saved is read by one, and is what one would have trained."""
 
+import importlib.util
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from embeddings import ShardedEmbedding, restore_tables, verify_tables
+from embeddings.checkpoints.compare import compare_tables
 from tests.embeddings.checkpoints.rank_program import TABLES, features
 from tests.embeddings.checkpoints.worlds import rows_by_id
 from tests.embeddings.sharding.groups import run_group
+from tests.strategies.horovodrun import horovodrun
 
 PROGRAM = Path(__file__).with_name("rank_program.py")
 
@@ -51,3 +54,38 @@ def test_one_process_reads_what_several_ranks_trained(tmp_path, trained_by_one, 
     assert counts[0] == counts[1]
     assert counts[0]["rows"] > 0
     assert len(TABLES) == len(layer.tables)
+
+
+@pytest.fixture(scope="module")
+def trained_by_four(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("four")
+    run_group(PROGRAM, [str(folder)], 4)
+    return folder
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("ranks", [1, 2, 3, 8])
+def test_any_number_of_processes_reads_what_four_trained(tmp_path, trained_by_four, ranks):
+    run_group(PROGRAM, [str(tmp_path), str(trained_by_four)], ranks)
+    _same(tmp_path, trained_by_four, ranks)
+
+
+@pytest.mark.long
+def test_replicas_read_what_processes_trained(tmp_path, trained_by_four):
+    run_group(PROGRAM, [str(tmp_path), str(trained_by_four)], 1, 2)
+    _same(tmp_path, trained_by_four, 2)
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not importlib.util.find_spec("horovod"), reason="horovod is not built here: make horovod")
+def test_horovods_ranks_read_what_processes_trained(tmp_path, trained_by_four):
+    horovodrun(2, PROGRAM, tmp_path, trained_by_four)
+    _same(tmp_path, trained_by_four, 2)
+
+
+def _same(folder, trained, ranks):
+    assert len(list(folder.glob("rank-*"))) == ranks
+    verify_tables(folder)
+    found = compare_tables(trained, folder)
+    assert len(found) == len(TABLES)
+    assert {name: table.unlike for name, table in found.items() if not table.same} == {}

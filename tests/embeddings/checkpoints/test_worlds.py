@@ -1,10 +1,9 @@
 """Tables saved by the ranks of one world are read by those of any other."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
-import tensorstore as ts
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -144,30 +143,28 @@ def test_another_precision_reads_the_nearest(data, one, other):
             assert np.array_equal(tf.gather(shard.held.rows, numbers[asked]), wanted)
 
 
-def test_tensorstore_alone_finds_rows_by_id():
-    """As docs/checkpoint-format.md says it does."""
-    static, dynamic = TableConfig("static/one", 2_500, 4), TableConfig("open", None, 4)
-    sharding = {name: TableSharding(name, "row_wise", (1, 0)) for name in ("static/one", "open")}
-    layers = world([static, dynamic], ShardingPlan(2, sharding))
-    fill(layers, _ids(4))
+def _everyone(tables, kind, ranks, **options):
+    shardings = {}
+    for table in tables:
+        columns = tuple(len(c) for c in np.array_split(np.arange(table.dim), ranks)) if kind == "column_wise" else ()
+        shardings[table.name] = TableSharding(table.name, kind, tuple(range(ranks)), columns, **options)
+    return ShardingPlan(ranks, shardings)
 
-    def opened(folder, part, name):
-        path = folder / part["arrays"][name]["path"]
-        store = ts.open({"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{path}/"}}).result()
-        return store.read().result()
 
-    with saved_by(layers) as folder:
-        seen = []
-        for rank in (0, 1):
-            manifest = json.loads((folder / f"rank-{rank:05d}" / "manifest.json").read_text())["content"]
-            by_bucket, by_id = manifest["parts"]
-            assert (by_bucket["table"], by_id["table"]) == ("static/one", "open")
-            held = np.flatnonzero(np.unpackbits(np.frombuffer(bytes.fromhex(by_bucket["buckets"]), np.uint8)))
-            rows = opened(folder, by_bucket, "rows")
-            ids = held[:, np.newaxis] + 1_024 * np.arange(rows.shape[1])
-            inside = ids < 2_500
-            assert np.array_equal(rows[inside], value_of("rows", ids[inside], np.arange(4)))
-            listed = opened(folder, by_id, "ids")
-            assert np.array_equal(opened(folder, by_id, "rows"), value_of("rows", listed, np.arange(4)))
-            seen += [*ids[inside], *listed[1:]]
-        assert len(seen) == 2_500 + len(np.unique(_ids(4)["open"]))
+@pytest.mark.parametrize("precision", [pytest.param("float32", marks=pytest.mark.long), "bfloat16"])
+@pytest.mark.parametrize("kind", ["row_wise", "column_wise", "hot_cold"])
+@pytest.mark.parametrize("ranks", [1, 2, 3, 8])
+def test_four_ranks_by_rows_are_read_by_any_others(ranks, kind, precision):
+    tables = [TableConfig("static/one", 2_500, 8, Adam(0.1)), TableConfig("open", None, 8, Adam(0.1))]
+    saved = world(tables, _everyone(tables, "row_wise", 4))
+    fill(saved, _ids(5))
+    after = [replace(table, precision=precision) for table in tables]
+    hot = {"hot_rows": 3, "hot_ids": (0, 5, 2_000)} if kind == "hot_cold" else {}
+    read = world(after, _everyone(after, kind, ranks, **hot))
+    with saved_by(saved) as folder:
+        for layer in read:
+            restore_tables(layer, folder)
+    for layer in read:
+        for shard in layer.shards():
+            _check_values(shard)
+    _check_dynamic(saved, read)
