@@ -98,17 +98,15 @@ def train(training: Training, config: TrainingConfig, run: RunDirectory, world: 
     """
     keep_freed_memory()
     _build(training, world)
-    folder = run.checkpoints / training.stage
-    kept = (config.keep_checkpoints, config.keep_every, config.incremental)
-    store = checkpoint_store(training.model, training.optimizer, folder, world, *kept)
+    store = _store_of(training, config, run, world)
     saved = _saved(store, training, run.tensorboard, world, config.fallback)
     if saved is None and training.begin is not None:
         training.begin()
     curves = Curves(training.stage, run.tensorboard, shown=world.is_chief)
     watch = StepWatch(training.stage, run.tensorboard, run.timelines, world, training.model.embedding)
-    position = Position(**saved["position"]) if saved else Position()
+    position = Position()
     if saved is not None:
-        curves.points = saved["points"]
+        position, curves.points = Position(**saved["position"]), saved["points"]
         say(f"{training.stage}: going on from step {position.step:,}")
     step = steps_of(training.model, training.optimizer, world)
     one_by_one = partial(_epoch, training, config.model_copy(update={"steps_per_call": 1}), step, world, None)
@@ -130,12 +128,12 @@ def train(training: Training, config: TrainingConfig, run: RunDirectory, world: 
                         _commit(store, training, position, curves, world)
                     _leave_if(leaving, store, training, position)
             except NotFinite as found:
-                meter.advance(-position.step)
+                reached = position.step
                 position, curves.points = without_the_batch_at_fault(
                     found, training, config, position, one_by_one, world, store, run.post_mortems
                 )
                 curves.watch(position.step, {"skipped_batches": len(position.skipped)})
-                meter.advance(position.step)
+                meter.advance(position.step - reached)
                 continue
             position.epoch, position.batch = position.epoch + 1, 0
             world.membership.phase("validation")
@@ -161,6 +159,11 @@ def _build(training: Training, world: World) -> None:
     batch = to_tensors(training.batches.batch(0, 0, 0, world.size))
     with world.strategy.scope():
         embedding.build({name: batch[name].shape for name in embedding.features})
+
+
+def _store_of(training: Training, config: TrainingConfig, run: RunDirectory, world: World) -> CheckpointStore:
+    kept = (config.keep_checkpoints, config.keep_every, config.incremental)
+    return checkpoint_store(training.model, training.optimizer, run.checkpoints / training.stage, world, *kept)
 
 
 def checkpoint_store(
