@@ -158,6 +158,8 @@ class SavedStaticRows(SavedRows):
             out = np.empty(self._shape(name, 0, columns), source.read_at(ids, ids).dtype)
         for source in self._sources(name, columns, 1, self._listed):
             listed = self._list(source.part)
+            if not len(listed):
+                continue
             places = np.minimum(np.searchsorted(listed, ids), len(listed) - 1)
             here = np.flatnonzero(listed[places] == ids)
             if len(here):

@@ -8,6 +8,8 @@ import pytest
 from embeddings import Adagrad, FeatureConfig, RowWiseAdagrad, ShardedEmbedding, TableConfig
 from embeddings.checkpoints import restore_tables, save_tables, snapshot_tables, verify_tables
 from embeddings.checkpoints import tables as saving
+from embeddings.checkpoints.compare import compare_tables
+from embeddings.checkpoints.verify import damages
 from embeddings.sharding import ShardingPlan, TableSharding
 from foundation.errors import UserError
 from foundation.tf import tf
@@ -136,6 +138,21 @@ def test_of_any_sharding_it_is_read_by_one_rank(kind, tmp_path):
     fresh = _layer((LARGE,)).table("large").numpy()
     untouched = np.setdiff1d(np.arange(ROWS), list(wanted))
     assert np.array_equal(rows[untouched], fresh[untouched])
+
+
+@pytest.mark.parametrize("trained", [0, 3])
+def test_by_id_it_is_the_same_as_a_full_save(trained, tmp_path):
+    layer = _layer()
+    _train(layer, np.arange(500))
+    base = _saved(layer, tmp_path / "full")
+    for step in range(trained):
+        _train(layer, np.arange(step, 300, 7))
+    _saved(layer, tmp_path / "changes", base)
+    save_tables(layer, tmp_path / "whole")
+    found = compare_tables(tmp_path / "whole", tmp_path / "changes")
+    assert found.keys() == {"large", "small", "open"}
+    assert all(of_table.same for of_table in found.values())
+    assert not damages(tmp_path / "changes")
 
 
 def test_where_files_cannot_have_two_names_all_rows_are_written(tmp_path, monkeypatch, capsys):
