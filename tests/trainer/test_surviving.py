@@ -100,6 +100,7 @@ def test_a_killed_rank_is_started_again_and_the_bits_are_the_same(run, two_worke
     assert not list(run.rglob("*.partial"))
 
 
+@pytest.mark.long
 def test_the_step_that_kills_twice_is_told(run, job_file, tools, faulty, tmp_path):
     (always := tmp_path / "always").touch()
     process = tools.start(*RETRIEVAL, job_file, "--run-dir", run, "--workers", 2, env=faulty(AT_STEP=f"1:9:{always}"))
@@ -135,7 +136,7 @@ def test_a_worker_that_never_comes_back_is_done_without(run, two_workers, job_fi
     (gone := tmp_path / "gone").touch()
     words = (*RETRIEVAL, job_file, "--run-dir", run, "--workers", 2, "--min-workers", 1)
     process = tools.start(*words, env=faulty(LOST_SLOT=f"1:{gone}"))
-    said = process.communicate(timeout=200)[0]
+    said = process.communicate(timeout=300)[0]
     assert process.returncode == 0, said
     assert "it does not come back. Going on with 1 worker of 2, from the end of data." in said
     _assert_same_tables(run, two_workers)
