@@ -60,7 +60,7 @@ class WarmStart:
         write_json(self._path, {**facts, "dense": {"kept": kept, "new": new}})
 
     def _begin_dense(self) -> tuple[int, int]:
-        """(variables that came, weights that did not), as the chief counts them: it alone writes, as TensorFlow wants."""
+        """(variables that came, weights that did not), as the chief counts them: it alone writes."""
         world, dense = self._workspace.world, DenseCheckpoint(model=self._model)
         folder, counts = partial_of(self._path, 0), (0, 0)  # swept at the next start, should this one be killed
         if world.is_chief:
