@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from embeddings.checkpoints.manifest import Saved, SavedTable
 from embeddings.checkpoints.warm_start import Mapped, WarmStarted, warm_start
 from embeddings.dense import DenseCheckpoint
 from foundation.errors import UserError
-from foundation.files import read_json, write_json
+from foundation.files import disk_errors, partial_of, read_json, write_json
 from foundation.progress import say
 from foundation.tf import tf, tf_write_errors
 from inputs.raw_ids import mapped_ids
@@ -46,7 +46,7 @@ class WarmStart:
         source.saved.check()
         mappings, left_out = _mappings(layer, source, _vocabularies_here(self._workspace))
         tables = warm_start(layer, source.tables, mappings)
-        kept, new = _begin_dense(self._model, DenseVariables(source.path))
+        kept, new = self._begin_dense()
         if not self._workspace.world.is_chief:
             return
         say(f"{self._stage}: begins with {source.path}")
@@ -58,6 +58,22 @@ class WarmStart:
         told = {name: table.document() for name, table in tables.items()}
         facts = {"from": str(source.path), "tables": told, "tables_begun_anew": left_out}
         write_json(self._path, {**facts, "dense": {"kept": kept, "new": new}})
+
+    def _begin_dense(self) -> tuple[int, int]:
+        """(variables that came, weights that did not), as the chief counts them: it alone writes."""
+        world, dense = self._workspace.world, DenseCheckpoint(model=self._model)
+        folder, counts = partial_of(self._path, 0), (0, 0)  # swept at the next start, should this one be killed
+        if world.is_chief:
+            with disk_errors(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir(parents=True)
+            counts = _join(dense, DenseVariables(self._source.path), folder)
+        world.meet()
+        dense.read(str(folder / "joined"))
+        world.meet()
+        if world.is_chief:
+            shutil.rmtree(folder, ignore_errors=True)
+        return counts
 
     def facts(self) -> dict[str, Any]:
         """What came, as it was when the training began."""
@@ -133,12 +149,11 @@ def _unlike(
     return None if known else "what its ids stand for is not known"
 
 
-def _begin_dense(model: Any, other: DenseVariables) -> tuple[int, int]:
-    """Gives the model's dense variables the values of the other's of the same name, shape and dtype; (how many came,
-    how many did not)."""
-    dense = DenseCheckpoint(model=model)
-    with tempfile.TemporaryDirectory(prefix="headrace-") as folder, tf_write_errors(folder):
-        own = tf.train.load_checkpoint(dense.write(str(Path(folder) / "own")))
+def _join(dense: DenseCheckpoint, other: DenseVariables, folder: Path) -> tuple[int, int]:
+    """Writes to `folder`/joined the dense variables as they are, but with the other's values of those of the same name,
+    shape and dtype; (how many those are, how many weights they are not)."""
+    with tf_write_errors(folder):
+        own = tf.train.load_checkpoint(dense.write(str(folder / "own")))
         values = {name: own.get_tensor(name) for name in own.get_variable_to_shape_map()}
         weights = [
             name
@@ -147,10 +162,9 @@ def _begin_dense(model: Any, other: DenseVariables) -> tuple[int, int]:
         ]
         came = [name for name in weights if _fits(values[name], name.removesuffix(VALUE), other)]
         values.update((name, other.read(name.removesuffix(VALUE))) for name in came)
-        names, joined = list(values), str(Path(folder) / "joined")
+        names, joined = list(values), str(folder / "joined")
         tensors = [tf.constant(values[name]) for name in names]
         tf.raw_ops.SaveV2(prefix=joined, tensor_names=names, shape_and_slices=[""] * len(names), tensors=tensors)
-        dense.read(joined)
     return len(came), len(weights) - len(came)
 
 
