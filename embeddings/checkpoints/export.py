@@ -15,12 +15,12 @@ import pyarrow.parquet as pq
 
 from embeddings.checkpoints.manifest import Saved
 from embeddings.checkpoints.saved_rows import SavedDynamicRows, SavedRows, opened
+from embeddings.checkpoints.variables import LAST_UPDATE
 from embeddings.tables.dynamic import NO_ID
 from foundation.errors import UserError
 from foundation.files import disk_errors, file_entry
 
 IDS, VECTORS, PARQUET, SHARED, GONE = "ids.npy", "vectors.npy", "rows.parquet", "shared.npy", "gone.npy"
-LAST_UPDATE = "last_update"  # of each row of a static table: the number of the update that changed it last
 _BYTES_AT_ONCE = 1 << 24
 
 Advance = Callable[[int], None]
@@ -71,7 +71,8 @@ def _touched(rows: SavedRows, step: int) -> np.ndarray:
     if name not in rows.variables:
         raise UserError(
             f"{rows.root}: table '{rows.table.name}' does not say when its rows were last updated.",
-            f"Train it with TableConfig({LAST_UPDATE}=True), or give a checkpoint to compare with: --since CHECKPOINT.",
+            "Train it with TableConfig(track_updates=True), as training.incremental does, or give a checkpoint to compare "
+            "with: --since CHECKPOINT.",
         )
     found = [ids[rows.read(name, ids) > step] for ids in rows.ids()] if rows.count else []
     return np.sort(np.concatenate([np.zeros(0, np.int64), *found]))

@@ -37,7 +37,7 @@ def _flip(file):
 
 
 def _cut(file):
-    file.write_bytes(file.read_bytes()[:-1])
+    file.write_bytes(file.read_bytes()[:-16])
 
 
 HARMS = {"flipped": _flip, "cut": _cut, "missing": Path.unlink}

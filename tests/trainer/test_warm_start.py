@@ -105,9 +105,6 @@ def test_rows_come_by_raw_id_and_are_counted(headrace, train, jobs, tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.xfail(
-    reason="trainer.loop._ahead fails on this job among processes, warm or not: a begun step holds a None"
-)
 def test_two_workers_begin_as_one_does(jobs, tools, tmp_path):
     """And end with the same tables (law 1)."""
     warm = (jobs[2], "--set", f"training.warm_start={jobs[1]}", "--run-dir")

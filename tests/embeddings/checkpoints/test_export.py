@@ -123,7 +123,7 @@ def test_since_a_step_wants_to_know_when(saved, tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(UserError, match="'static/one' does not say when its rows were last updated") as raised:
         export_tables(saved, tmp_path / "out", since=2)
-    assert "TableConfig(last_update=True)" in raised.value.remedy
+    assert "TableConfig(track_updates=True)" in raised.value.remedy
     assert "--since CHECKPOINT" in raised.value.remedy
 
 
