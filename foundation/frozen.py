@@ -16,7 +16,7 @@ import numpy as np
 
 from foundation.errors import UserError
 
-_REQUEST = struct.Struct("<QQQQ")  # address, bytes of a row, rows there are, rows asked for
+_REQUEST = struct.Struct("<QQQQQ")  # address, bytes of a row, rows there are, rows asked for, where the answer goes
 _DONE = b"."
 _PR_SET_PDEATHSIG = 1
 
@@ -26,44 +26,51 @@ class FrozenMemory:
     process writes meanwhile: what is read through it is of that moment, and nothing waits for it to be copied. A
     context manager; the child ends with it, and with this process.
 
-    most_bytes: of rows asked for at once.
+    most_bytes: of rows asked for at once. kept: so many answers stay as they are while others are asked for.
 
     Raises:
       OSError: there is no fork here, or no room for another process.
     """
 
-    def __init__(self, most_bytes: int) -> None:
+    def __init__(self, most_bytes: int, kept: int = 0) -> None:
         if not hasattr(os, "fork") or sys.platform == "darwin":  # whose system libraries do not live on in a child
             raise OSError("no fork here that a threaded process may use")
-        self.most_bytes = most_bytes
-        self._shared = mmap.mmap(-1, most_bytes + most_bytes)  # rows; then their numbers, of 8 bytes each
+        self.most_bytes, self._answers_kept, self._asked = most_bytes, kept + 1, 0
+        # the numbers of rows, of 8 bytes each; then the answers in turn
+        self._shared = mmap.mmap(-1, most_bytes * (1 + self._answers_kept))
         asking, self._asks = os.pipe()
         self._answers, answering = os.pipe()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of threads; the child calls nothing that they hold
             self._child = os.fork()
         if not self._child:
-            _serve(self._shared, most_bytes, asking, answering)
+            _serve(self._shared, asking, answering)
         os.close(asking)
         os.close(answering)
 
     def rows(self, address: int, count: int, row: np.dtype, shape: tuple[int, ...], numbers: np.ndarray) -> np.ndarray:
-        """Rows [n, *shape] of `row`s, those of `numbers` [n] int64, of the `count` that lie at an address.
+        """Rows [n, *shape] of `row`s, those of `numbers` [n] int64, of the `count` that lie at an address: the caller's
+        until `kept` more calls were made.
 
         Raises:
           UserError: the child is gone.
         """
         row_bytes = row.itemsize * int(np.prod(shape))
-        found = np.empty((len(numbers), *shape), row)
         most = max(min(self.most_bytes // max(row_bytes, 1), self.most_bytes // 8), 1)
-        for first in range(0, len(numbers), most):
-            asked = numbers[first : first + most]
-            self._put(asked)
-            self._ask(_REQUEST.pack(address, row_bytes, count, len(asked)))
-            size = len(asked) * row_bytes
-            flat = np.frombuffer(self._shared, np.uint8, size)
-            found[first : first + len(asked)] = flat.view(row).reshape(len(asked), *shape)
-        return found
+        if len(numbers) <= most:
+            flat = self._answered(address, count, row_bytes, numbers)
+        else:
+            parts = (numbers[first : first + most] for first in range(0, len(numbers), most))
+            flat = np.concatenate([self._answered(address, count, row_bytes, part).copy() for part in parts])
+        return flat.view(row).reshape(len(numbers), *shape)
+
+    def _answered(self, address: int, count: int, row_bytes: int, numbers: np.ndarray) -> np.ndarray:
+        """[n * row_bytes] uint8."""
+        size, place = len(numbers) * row_bytes, self.most_bytes * (1 + self._asked % self._answers_kept)
+        self._asked += 1
+        np.frombuffer(self._shared, np.int64, len(numbers))[:] = numbers
+        self._ask(_REQUEST.pack(address, row_bytes, count, len(numbers), place))
+        return np.frombuffer(self._shared, np.uint8, size, place)
 
     def _ask(self, request: bytes) -> None:
         with suppress(BrokenPipeError):
@@ -73,9 +80,6 @@ class FrozenMemory:
                 f"process {self._child}, which held a snapshot of this one's memory, was ended from outside.",
                 "Perhaps memory ran out: the system then ends processes. What was committed before is there.",
             )
-
-    def _put(self, numbers: np.ndarray) -> None:
-        np.frombuffer(self._shared, np.int64, len(numbers), self.most_bytes)[:] = numbers
 
     def close(self) -> None:
         """Ends the child."""
@@ -96,7 +100,7 @@ class FrozenMemory:
         self.close()
 
 
-def _serve(shared: mmap.mmap, most_bytes: int, asking: int, answering: int) -> None:
+def _serve(shared: mmap.mmap, asking: int, answering: int) -> None:
     """The child: reads memory until nobody asks. It calls nothing that could wait for a thread it does not have."""
     try:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -108,11 +112,11 @@ def _serve(shared: mmap.mmap, most_bytes: int, asking: int, answering: int) -> N
         os.closerange(lowest + 1, highest)
         os.closerange(highest + 1, 1 << 16)
         while request := os.read(asking, _REQUEST.size):
-            address, row_bytes, count, asked = _REQUEST.unpack(request)
+            address, row_bytes, count, asked, place = _REQUEST.unpack(request)
             there = (ctypes.c_char * (row_bytes * count)).from_address(address)
             rows = np.frombuffer(there, np.uint8).reshape(count, row_bytes)
-            numbers = np.frombuffer(shared, np.int64, asked, most_bytes)
-            out = np.frombuffer(shared, np.uint8, asked * row_bytes).reshape(asked, row_bytes)
+            numbers = np.frombuffer(shared, np.int64, asked)
+            out = np.frombuffer(shared, np.uint8, asked * row_bytes, place).reshape(asked, row_bytes)
             np.take(rows, numbers, axis=0, out=out, mode="clip")
             os.write(answering, _DONE)
     finally:

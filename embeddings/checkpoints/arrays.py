@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
+from embeddings.checkpoints.variables import AT_WORK
 from foundation.errors import UserError, first_line
 from foundation.files import file_entry
 
 BYTES_PER_FILE = 1 << 24
 REMEDY = "Restore an earlier checkpoint, or train again in a new run directory."
 _METADATA = "zarr.json"
-_ON_THEIR_WAY = 2  # pieces being written at once
 _NAMED_FILE = re.compile(r'local file "([^"]+)"')
 _NO_SPACE = ("No space left", "Disk quota")
 
@@ -81,10 +81,10 @@ class Writer:
         return _pieces(self._shape, self._file)
 
     def write(self, piece: Region, values: np.ndarray) -> None:
-        """values: the caller's no more."""
+        """values: the caller's no more, but AT_WORK pieces later."""
         with _write_errors(self._folder):
             self._writing.append(self._store[piece].write(values, can_reference_source_data_indefinitely=True))
-            while len(self._writing) > _ON_THEIR_WAY:
+            while len(self._writing) >= AT_WORK:
                 self._writing.pop(0).result()
 
     def close(self) -> SavedArray:

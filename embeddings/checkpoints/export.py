@@ -71,8 +71,8 @@ def _touched(rows: SavedRows, step: int) -> np.ndarray:
     if name not in rows.variables:
         raise UserError(
             f"{rows.root}: table '{rows.table.name}' does not say when its rows were last updated.",
-            "Train it with TableConfig(track_updates=True), as training.incremental does, or give a checkpoint to compare "
-            "with: --since CHECKPOINT.",
+            "Train it with TableConfig(track_updates=True), as training.incremental does, or give a checkpoint to "
+            "compare with: --since CHECKPOINT.",
         )
     found = [ids[rows.read(name, ids) > step] for ids in rows.ids()] if rows.count else []
     return np.sort(np.concatenate([np.zeros(0, np.int64), *found]))

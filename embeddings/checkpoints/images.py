@@ -8,8 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from embeddings.checkpoints.variables import BYTES_AT_ONCE, row_bytes, taken
-from embeddings.kernels import kernels
+from embeddings.checkpoints.variables import AT_WORK, BYTES_AT_ONCE, addresses_of, row_bytes, rows_of, taken
 from foundation.frozen import FrozenMemory
 from foundation.progress import say
 from foundation.tf import tf
@@ -19,7 +18,8 @@ _told: set[str] = set()
 
 
 class Image(Protocol):
-    """What a save reads. holds: it stays as it is while the variables change."""
+    """What a save reads. holds: it stays as it is while the variables change. What `rows` gives is the caller's until
+    AT_WORK more are asked for."""
 
     holds: bool
 
@@ -65,10 +65,10 @@ class Forked:
 
     def __init__(self, variables: Sequence[tf.Variable], addresses: Sequence[int]) -> None:
         self._where = {
-            id(variable): (address, _rows_of(variable), variable.dtype.as_numpy_dtype, tuple(variable.shape[1:]))
+            id(variable): (address, rows_of(variable), variable.dtype.as_numpy_dtype, tuple(variable.shape[1:]))
             for variable, address in zip(variables, addresses, strict=True)
         }
-        self._memory = FrozenMemory(BYTES_AT_ONCE)
+        self._memory = FrozenMemory(BYTES_AT_ONCE, kept=AT_WORK)
 
     def rows(self, variable: tf.Variable, numbers: np.ndarray) -> np.ndarray:
         address, count, dtype, shape = self._where[id(variable)]
@@ -84,22 +84,17 @@ def image_of(variables: Sequence[tf.Variable]) -> Image:
     else in copies where there is memory for them, else themselves."""
     if not variables or any(tf.DeviceSpec.from_string(variable.device).job == "ps" for variable in variables):
         return Live()  # a parameter server's lie elsewhere
-    addresses = kernels().addresses(variables)
+    addresses = addresses_of(variables)
     if addresses is not None:
         try:
             return Forked(variables, addresses)
         except OSError as error:
             _tell(f"checkpoints: no snapshot by fork here ({error})")
-    size = sum(_rows_of(variable) * row_bytes(variable) for variable in variables)
+    size = sum(rows_of(variable) * row_bytes(variable) for variable in variables)
     if size + _RESERVE <= _available_memory():
         return Copied(variables)
     _tell(f"checkpoints: no memory for a copy of {size:,} bytes of tables: training waits while they are written")
     return Live()
-
-
-def _rows_of(variable: tf.Variable) -> int:
-    """As many as it has now: those of dynamic tables grow."""
-    return int(tf.shape(variable, tf.int64)[0])
 
 
 def _available_memory() -> int:

@@ -31,6 +31,7 @@ from embeddings.checkpoints.variables import (
 )
 from embeddings.sharding.held import HeldShard
 from embeddings.sharding.sharded import BUCKETS
+from foundation.ahead import ahead
 from foundation.errors import UserError
 from foundation.tf import tf
 
@@ -139,8 +140,9 @@ class _Bucketed:
 
 def _restore_buckets(shard: HeldShard, variable: tf.Variable, found: list[_Bucketed]) -> None:
     size = _vocabulary_size(shard)
-    for buckets, stretch in _pieces(shard, variable):
-        values = _of_buckets(variable, found, buckets, stretch)
+    pieces = list(_pieces(shard, variable))
+    read_ahead = ahead(lambda piece: _of_buckets(variable, found, *piece), pieces)
+    for (buckets, stretch), values in zip(pieces, read_ahead, strict=True):
         ids = _grid(buckets, stretch)
         inside = ids < size
         if not inside.all():

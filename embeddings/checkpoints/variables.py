@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import ctypes
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from embeddings.kernels import kernels
 from foundation.tf import tf
 
 if TYPE_CHECKING:
     from embeddings.kernels.group import Table
 
 BYTES_AT_ONCE = 1 << 24
+AT_WORK = 8  # pieces of that size that are being written at once: a disk is kept busy
 LAST_UPDATE = "last_update"
 BYTES_TOGETHER = 1 << 16  # what is read as one where ranks may want parts of it
 _LEAST_ROW_BYTES = 32  # what its number takes besides
@@ -31,9 +34,29 @@ def taken(variable: tf.Variable, numbers: np.ndarray) -> np.ndarray:
     return tf.gather(variable, tf.constant(numbers)).numpy()
 
 
+def addresses_of(variables: Sequence[tf.Variable]) -> list[int] | None:
+    """Where each lies in this process' memory; None: nobody can tell, or it is another's."""
+    if not variables or any(tf.DeviceSpec.from_string(variable.device).job == "ps" for variable in variables):
+        return None
+    return kernels().addresses(variables)
+
+
+def rows_of(variable: tf.Variable) -> int:
+    """As many as it has now: those of dynamic tables grow. (Its value is not asked for: that might copy it.)"""
+    return int(tf.raw_ops.VariableShape(input=variable.handle, out_type=tf.int64)[0])
+
+
 def put(variable: tf.Variable, numbers: np.ndarray, values: np.ndarray) -> None:
     """Writes rows [n, width] or [n] of any floating dtype: to fewer bits they are rounded to the nearest, and what
     would be infinite is the largest."""
+    dtype, addresses = np.dtype(variable.dtype.as_numpy_dtype), addresses_of([variable])
+    if addresses is not None and values.dtype == dtype:
+        shape = (rows_of(variable), *variable.shape[1:])
+        if numbers.size and not 0 <= numbers.min() <= numbers.max() < shape[0]:
+            raise IndexError(f"{variable.name}: rows {numbers.min()} to {numbers.max()} of {shape[0]}")
+        there = (ctypes.c_char * (int(np.prod(shape)) * dtype.itemsize)).from_address(addresses[0])
+        np.frombuffer(there, dtype).reshape(shape)[numbers] = values
+        return
     rows = tf.convert_to_tensor(values)
     if variable.dtype == tf.float16 and rows.dtype != tf.float16:
         wide = tf.cast(rows, tf.float32)
