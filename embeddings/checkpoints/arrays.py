@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,16 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
+from embeddings.checkpoints.shards import checksum_for_shards, write_shard
 from embeddings.checkpoints.variables import AT_WORK
+from embeddings.kernels.checksum import Checksum
 from foundation.errors import UserError, first_line
-from foundation.files import file_entry
+from foundation.files import disk_errors, file_entry
 
 BYTES_PER_FILE = 1 << 24
 REMEDY = "Restore an earlier checkpoint, or train again in a new run directory."
 _METADATA = "zarr.json"
+_WRITERS = 4  # threads, which mostly wait for the disk
 _NAMED_FILE = re.compile(r'local file "([^"]+)"')
 _NO_SPACE = ("No space left", "Disk quota")
 
@@ -72,6 +76,8 @@ class Writer:
             "metadata": metadata,
             "store_data_equal_to_fill_value": True,  # a file that is not there is a lost one
         }
+        self._chunk, self._checksum = inner, checksum_for_shards()
+        self._pool = ThreadPoolExecutor(_WRITERS)
         self._writing: list[Any] = []
         with _write_errors(self._folder):
             self._store = ts.open(spec, create=True, delete_existing=True).result()
@@ -83,13 +89,22 @@ class Writer:
     def write(self, piece: Region, values: np.ndarray) -> None:
         """values: the caller's no more, but AT_WORK pieces later."""
         with _write_errors(self._folder):
-            self._writing.append(self._store[piece].write(values, can_reference_source_data_indefinitely=True))
+            if self._checksum is None:
+                self._writing.append(self._store[piece].write(values, can_reference_source_data_indefinitely=True))
+            else:
+                self._writing.append(self._pool.submit(self._write_file, piece, values, self._checksum))
             while len(self._writing) >= AT_WORK:
                 self._writing.pop(0).result()
 
+    def _write_file(self, piece: Region, values: np.ndarray, checksum: Checksum) -> None:
+        """What the store would do, with fewer copies."""
+        place = [of_axis.start // size for of_axis, size in zip(piece, self._file, strict=True)]
+        grid = [size // length for size, length in zip(self._file, self._chunk, strict=True)]
+        write_shard(self._folder / "c" / "/".join(map(str, place)), values, self._chunk, grid, checksum)
+
     def close(self) -> SavedArray:
         """Waits until everything is on the disk."""
-        with _write_errors(self._folder):
+        with _write_errors(self._folder), self._pool:
             for written in self._writing:
                 written.result()
         files = {}
@@ -208,7 +223,8 @@ def _read_errors(folder: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _write_errors(folder: Path) -> Iterator[None]:
     try:
-        yield
+        with disk_errors(folder):
+            yield
     except ValueError as error:
         reason = first_line(error).split("[tensorstore_spec")[0].strip()
         if any(words in reason for words in _NO_SPACE):
