@@ -20,7 +20,7 @@ class Background:
         except BaseException as failure:
             self._failure = failure
 
-    def join(self, seconds: float) -> None:
+    def join(self, seconds: float | None = None) -> None:
         """Returns when it has ended, well or not, or after so long."""
         self._thread.join(seconds)
 

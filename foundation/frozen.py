@@ -19,6 +19,7 @@ from foundation.errors import UserError
 _REQUEST = struct.Struct("<QQQQQ")  # address, bytes of a row, rows there are, rows asked for, where the answer goes
 _DONE = b"."
 _PR_SET_PDEATHSIG = 1
+_NOT_THE_CHILDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # its parent decides when it ends
 
 
 class FrozenMemory:
@@ -42,9 +43,13 @@ class FrozenMemory:
         self._answers, answering = os.pipe()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of threads; the child calls nothing that they hold
-            self._child = os.fork()
-        if not self._child:
-            _serve(self._shared, asking, answering)
+            held = signal.pthread_sigmask(signal.SIG_BLOCK, _NOT_THE_CHILDS)  # none may run a handler in the child
+            try:
+                self._child = os.fork()
+                if not self._child:
+                    _serve(self._shared, asking, answering)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, held)
         os.close(asking)
         os.close(answering)
 
@@ -103,8 +108,9 @@ class FrozenMemory:
 def _serve(shared: mmap.mmap, asking: int, answering: int) -> None:
     """The child: reads memory until nobody asks. It calls nothing that could wait for a thread it does not have."""
     try:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)  # its parent decides when it ends
+        for number in _NOT_THE_CHILDS:
+            signal.signal(number, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _NOT_THE_CHILDS)
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         lowest, highest = sorted((asking, answering))

@@ -6,6 +6,7 @@ import copy
 import os
 import re
 import shutil
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,17 +123,17 @@ class CheckpointStore:
         """
         self.wait()
         path = folder_of(self.directory, step)
-        partial = self._new_partial(path)
-        snapshot = snapshot_tables(self._embedding)
-        try:
+        told = copy.deepcopy(state)  # which goes on changing while it is written
+        with ExitStack() as undone:  # an interrupt in it leaves nothing
+            if self._world.is_chief:
+                undone.callback(shutil.rmtree, partial_of(path, os.getpid()), ignore_errors=True)
+            partial = self._new_partial(path)
+            snapshot = undone.enter_context(snapshot_tables(self._embedding))
             if self._world.is_chief:
                 with tf_write_errors(path):
                     self.dense.write(str(partial / "variables"))
-        except BaseException:
-            snapshot.close()
-            raise
-        told = copy.deepcopy(state)  # which goes on changing while it is written
-        self._writing = Background(lambda: self._write(snapshot, partial, path, told, best_step))
+            self._writing = Background(lambda: self._write(snapshot, partial, path, told, best_step))
+            undone.pop_all()
         if not snapshot.holds:
             self._writing.wait()
         return Stored(step, path)
@@ -143,8 +144,9 @@ class CheckpointStore:
         Raises:
           UserError: it could not be written.
         """
-        if self._writing is not None:
-            writing, self._writing = self._writing, None
+        if (writing := self._writing) is not None:
+            writing.join()  # interrupted here, it is still known
+            self._writing = None
             writing.wait()
             self._world.meet()
 

@@ -45,6 +45,7 @@ def made(tmp_path_factory):
         _train(model, tf.constant(ids))
         model.x.assign_add([0.0, 0.5])
         saved = store.save(step, {"made_from": "abc", "position": {"step": step}}, best_step=None)
+        store.wait()
         assert saved.path.is_dir()
     (run / "config.yaml").write_text("name: small\ninputs: {format: simulated}\n")
     return run

@@ -34,7 +34,7 @@ def spoilt(monkeypatch):
 
 def _position(run):
     last = sorted((run / "checkpoints" / "retrieval").glob("step-*"))[-1]
-    return json.loads((last / "state.json").read_text())["state"]["position"]
+    return json.loads((last / "state.json").read_text())["content"]["state"]["position"]
 
 
 def _assert_post_mortem(folder, step, ranks=1):

@@ -59,7 +59,7 @@ def begun(monkeypatch):
     def no_steps(*_):
         return lambda feeds, count, first_step: {"loss": 0.0}
 
-    monkeypatch.setattr(trainer.loop, "_steps", no_steps)
+    monkeypatch.setattr(trainer.loop, "steps_of", no_steps)
 
 
 def _tables(folder):
