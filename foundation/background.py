@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+_Item = TypeVar("_Item")
+_AT_ONCE = 4
 
 
 class Background:
@@ -29,3 +35,16 @@ class Background:
         self._thread.join()
         if self._failure is not None:
             raise self._failure
+
+
+def do_several_at_once(work: Callable[[_Item], None], items: Iterable[_Item]) -> None:
+    """`work` of each item, in threads: for work that mostly waits or that Python takes no part in. Raises what one of
+    them raises."""
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        waiting: deque[Future[None]] = deque()
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > _AT_ONCE:
+                waiting.popleft().result()
+        for each in waiting:
+            each.result()

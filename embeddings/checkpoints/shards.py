@@ -48,6 +48,8 @@ def write_shard(path: Path, values: np.ndarray, chunk: Sequence[int], grid: Sequ
                 waiting = []
         _write(file, [*waiting, index, np.array([checksum(index)], _CHECKSUM)])
         os.fsync(file)
+        if hasattr(os, "posix_fadvise"):  # nobody reads it soon: what others have in memory stays there
+            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
     finally:
         os.close(file)
 

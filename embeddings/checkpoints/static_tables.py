@@ -31,7 +31,7 @@ from embeddings.checkpoints.variables import (
 )
 from embeddings.sharding.held import HeldShard
 from embeddings.sharding.sharded import BUCKETS
-from foundation.ahead import ahead
+from foundation.background import do_several_at_once
 from foundation.errors import UserError
 from foundation.tf import tf
 
@@ -140,14 +140,15 @@ class _Bucketed:
 
 def _restore_buckets(shard: HeldShard, variable: tf.Variable, found: list[_Bucketed]) -> None:
     size = _vocabulary_size(shard)
-    pieces = list(_pieces(shard, variable))
-    read_ahead = ahead(lambda piece: _of_buckets(variable, found, *piece), pieces)
-    for (buckets, stretch), values in zip(pieces, read_ahead, strict=True):
-        ids = _grid(buckets, stretch)
+
+    def restore(piece: tuple[np.ndarray, slice]) -> None:
+        ids, values = _grid(*piece), _of_buckets(variable, found, *piece)
         inside = ids < size
         if not inside.all():
             ids, values = ids[inside], values[inside]
         put(variable, shard.rows_of(ids).reshape(-1), values.reshape(-1, *variable.shape[1:]))
+
+    do_several_at_once(restore, _pieces(shard, variable))
 
 
 def _of_buckets(variable: tf.Variable, found: list[_Bucketed], buckets: np.ndarray, stretch: slice) -> np.ndarray:
