@@ -25,7 +25,7 @@ _NOT_THE_CHILDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # its parent d
 class FrozenMemory:
     """A forked child that has the memory of this process as it was at its making, page by page copied only where this
     process writes meanwhile: what is read through it is of that moment, and nothing waits for it to be copied. A
-    context manager; the child ends with it, and with this process.
+    context manager; the child ends with it, with the thread that made it, and with this process.
 
     most_bytes: of rows asked for at once. kept: so many answers stay as they are while others are asked for.
 
@@ -48,6 +48,11 @@ class FrozenMemory:
                 self._child = os.fork()
                 if not self._child:
                     _serve(self._shared, asking, answering)
+            except OSError:
+                for end in (asking, self._asks, self._answers, answering):
+                    os.close(end)
+                self._shared.close()
+                raise
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, held)
         os.close(asking)

@@ -83,6 +83,16 @@ def progress(label: str, total: int | None = None, unit: str = "steps", done: in
         yield _BarMeter(bar, label, total, unit, done)
 
 
+_said: set[str] = set()
+
+
+def say_once(line: str) -> None:
+    """Says a line, if this process has not said it before."""
+    if line not in _said:
+        _said.add(line)
+        say(line)
+
+
 def say(text: str) -> None:
     """One line for the person watching, on stderr."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)

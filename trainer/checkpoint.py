@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from embeddings import ShardedEmbedding
-from embeddings.checkpoints import Base, Snapshot, restore_tables, snapshot_tables, verify_tables, wait_for_ranks
+from embeddings.checkpoints import (
+    Base,
+    Snapshot,
+    restore_tables,
+    snapshot_tables,
+    tell_failure,
+    verify_tables,
+    wait_for_ranks,
+)
 from embeddings.dense import DenseCheckpoint
 from foundation.background import Background
 from foundation.errors import UserError, first_line
@@ -23,6 +31,7 @@ from trainer.world import World
 
 _NAME = re.compile(r"step-(\d+)$")
 _PATIENCE = 10.0  # seconds
+_ASIDE = "set-aside-"
 
 
 @dataclass(frozen=True)
@@ -96,11 +105,15 @@ class CheckpointStore:
 
     def set_aside(self, stored: Stored) -> Path:
         """Takes a checkpoint out of those that are gone on from; gives its new folder."""
-        aside = stored.path.with_name(f"damaged-{stored.path.name}")
+        aside = stored.path.with_name(f"{_ASIDE}{stored.path.name}")
         with disk_errors(aside):
             shutil.rmtree(aside, ignore_errors=True)
             stored.path.rename(aside)
         return aside
+
+    def has_set_aside(self) -> bool:
+        """Whether some were."""
+        return any(self.directory.glob(f"{_ASIDE}*"))
 
     def at(self, step: int) -> Stored:
         """The checkpoint of a step.
@@ -184,8 +197,10 @@ class CheckpointStore:
             with disk_errors(path):
                 write_state(partial, told)
                 commit_directory(partial, path)
-        except BaseException:
-            if self._world.is_chief:
+        except BaseException as error:
+            if not self._world.is_chief:
+                tell_failure(partial / "tables", self._world.strategy.ranks[0], str(error))
+            elif not self._world.several_processes:  # others may write to it yet: it is swept at the next start
                 shutil.rmtree(partial, ignore_errors=True)
             raise
         self._prune(best_step)

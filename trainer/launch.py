@@ -97,7 +97,8 @@ class JobCall:
         restarts = DEFAULT_RESTARTS if training.restarts is None else training.restarts
         with self.run.locked():
             self.run.claim(self.job)
-            survive(self._attempt, slots, Survival(restarts, training.min_workers), self._committed)
+            least = training.min_workers if training.strategy == "multi_worker" else None
+            survive(self._attempt, slots, Survival(restarts, least), self._committed)
         return True
 
     def _attempt(self, slots: Sequence[int]) -> None:
@@ -161,7 +162,7 @@ def _slots(training: TrainingConfig) -> int:
     """On how many slots of this machine ranks are to be started; 0: this process is all there is, or is one that
     another launcher started."""
     if training.strategy == "parameter_server":
-        return training.workers
+        return 1 + training.workers + training.servers  # the coordinator too
     if training.strategy == "multi_worker" and training.workers > 1:
         return training.workers
     return int(training.strategy in ONE_PROCESS and bool(training.restarts))

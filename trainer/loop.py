@@ -198,7 +198,7 @@ def _epoch(
     end = position.step + len(training.batches) - position.batch
     if position.step == end:  # killed between an epoch's last batch and its validation
         return
-    first, calls = position.step, 0
+    first, calls, losses = position.step, 0, dict[str, float]()
     with ExitStack() as stack:
         sources = [
             stack.enter_context(training.batches.iterate(position.epoch, position.batch, rank, world.size))
@@ -210,6 +210,9 @@ def _epoch(
                 for each in feeds:
                     next(each)
                 position.step, position.batch = position.step + 1, position.batch + 1
+                if losses and position.step % config.checkpoint_every == 0:  # to be committed like any
+                    yield position.step - first, losses
+                    first = position.step
                 continue
             to_checkpoint = config.checkpoint_every - position.step % config.checkpoint_every
             to_skipped = min((bad - position.step for bad in position.skipped if bad > position.step), default=end)
@@ -283,6 +286,8 @@ def _to_go_on_from(store: CheckpointStore, training: Training, tensorboard: Path
             say(f"{training.stage}: {error.message} Step {stored.step:,} is not gone on from; it is now {aside}.")
             continue
         return stored
+    if fallback and not store.all() and store.has_set_aside():
+        say(f"{training.stage}: no checkpoint is whole: training anew")
     store.clear()
     shutil.rmtree(tensorboard / training.stage, ignore_errors=True)
     return None

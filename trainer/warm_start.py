@@ -98,7 +98,8 @@ def warm_start_of(workspace: Workspace, stage: str, model: Any) -> WarmStart | N
 def _told(name: str, table: WarmStarted) -> str:
     slots = f"; {', '.join(table.slots)} too" if table.slots else ""
     anew = f"; {', '.join(table.left_out)} anew, the optimizer being another" if table.left_out else ""
-    return f"table '{name}': ids {table.kept:,} kept, {table.new:,} new, {table.dropped:,} dropped{slots}{anew}"
+    new = "" if table.new is None else f"{table.new:,} new, "
+    return f"table '{name}': ids {table.kept:,} kept, {new}{table.dropped:,} dropped{slots}{anew}"
 
 
 def _vocabularies_here(workspace: Workspace) -> RunVocabularies:

@@ -6,6 +6,7 @@ from embeddings.checkpoints.tables import (
     restore_tables,
     save_tables,
     snapshot_tables,
+    tell_failure,
     verify_tables,
     wait_for_ranks,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "restore_tables",
     "save_tables",
     "snapshot_tables",
+    "tell_failure",
     "verify_tables",
     "wait_for_ranks",
     "warm_start",

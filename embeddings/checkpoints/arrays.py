@@ -53,8 +53,8 @@ class SavedArray:
 
 
 class Writer:
-    """A new array, written in pieces that are whole files, a few of them on their way at once. together: how much,
-    along each dimension, is read and checked as one."""
+    """A new array, written in pieces that are whole files, a few of them on their way at once. A context manager.
+    together: how much, along each dimension, is read and checked as one."""
 
     def __init__(self, root: Path, path: str, shape: Sequence[int], dtype: str, together: Sequence[int]) -> None:
         self._folder, self._path, self._shape, self._dtype = root / path, path, tuple(shape), dtype
@@ -82,6 +82,13 @@ class Writer:
         with _write_errors(self._folder):
             self._store = ts.open(spec, create=True, delete_existing=True).result()
 
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        """When the block is left nothing is written any more."""
+        self._pool.shutdown(cancel_futures=kind is not None)
+
     def pieces(self) -> Iterator[Region]:
         """What to write, piece by piece."""
         return _pieces(self._shape, self._file)
@@ -104,7 +111,7 @@ class Writer:
 
     def close(self) -> SavedArray:
         """Waits until everything is on the disk."""
-        with _write_errors(self._folder), self._pool:
+        with _write_errors(self._folder):
             for written in self._writing:
                 written.result()
         files = {}

@@ -82,8 +82,11 @@ def _facts(table: SavedTable, parts: Sequence[SavedPart]) -> TableFacts:
 def _layout(table: SavedTable, parts: Sequence[SavedPart]) -> str:
     cold = [part for part in parts if not part.hot]
     widths = {part.columns: part.columns[1] - part.columns[0] for part in cold}
-    hot = sum(part.arrays["ids"].shape[0] - (table.vocabulary_size is None) for part in parts if part.hot)
+    listed = {changes: [part for part in parts if part.hot and part.changes == changes] for changes in (False, True)}
+    hot = sum(part.arrays["ids"].shape[0] - (table.vocabulary_size is None) for part in listed[False])
+    changed = sum(part.arrays["ids"].shape[0] for part in listed[True])
     if len(widths) > 1:
         return f"columns {' + '.join(map(str, (widths[columns] for columns in sorted(widths))))}"
     words = "whole" if len(cold) == 1 else f"rows in {len(cold)} parts"
-    return f"{hot} hot rows, {words}" if hot else words
+    words = f"{hot} hot rows, {words}" if hot else words
+    return f"{words}, {changed} rows changed since" if listed[True] else words

@@ -10,11 +10,10 @@ import numpy as np
 
 from embeddings.checkpoints.variables import AT_WORK, BYTES_AT_ONCE, addresses_of, row_bytes, rows_of, taken
 from foundation.frozen import FrozenMemory
-from foundation.progress import say
+from foundation.progress import say_once
 from foundation.tf import tf
 
 _RESERVE = 1 << 30  # bytes that are left for others where variables are copied
-_told: set[str] = set()
 
 
 class Image(Protocol):
@@ -82,18 +81,20 @@ class Forked:
 def image_of(variables: Sequence[tf.Variable]) -> Image:
     """The variables as they are now: in a frozen copy of the process where the compiled kernels say where they lie,
     else in copies where there is memory for them, else themselves."""
-    if not variables or any(tf.DeviceSpec.from_string(variable.device).job == "ps" for variable in variables):
+    if not variables:
+        return Copied(())
+    if any(tf.DeviceSpec.from_string(variable.device).job == "ps" for variable in variables):
         return Live()  # a parameter server's lie elsewhere
     addresses = addresses_of(variables)
     if addresses is not None:
         try:
             return Forked(variables, addresses)
         except OSError as error:
-            _tell(f"checkpoints: no snapshot by fork here ({error})")
+            say_once(f"checkpoints: no snapshot by fork here ({error})")
     size = sum(rows_of(variable) * row_bytes(variable) for variable in variables)
     if size + _RESERVE <= _available_memory():
         return Copied(variables)
-    _tell(f"checkpoints: no memory for a copy of {size:,} bytes of tables: training waits while they are written")
+    say_once(f"checkpoints: no memory for a copy of {size:,} bytes of tables: training waits while they are written")
     return Live()
 
 
@@ -107,9 +108,3 @@ def _available_memory() -> int:
     except OSError:
         pass
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def _tell(line: str) -> None:
-    if line not in _told:
-        _told.add(line)
-        say(line)

@@ -16,16 +16,16 @@ def save_plain(values: np.ndarray, root: Path, path: str) -> SavedArray:
     """Writes an array as it is."""
     width = values.itemsize * int(np.prod(values.shape[1:]))
     together = [max(BYTES_TOGETHER // max(width, 1), 1), *values.shape[1:]]
-    writer = Writer(root, path, values.shape, values.dtype.name, together)
-    for piece in writer.pieces():
-        writer.write(piece, values[piece])
-    return writer.close()
+    with Writer(root, path, values.shape, values.dtype.name, together) as writer:
+        for piece in writer.pieces():
+            writer.write(piece, values[piece])
+        return writer.close()
 
 
 def save_rows(variable: tf.Variable, numbers: np.ndarray, image: Image, root: Path, path: str) -> SavedArray:
     """Writes the rows of a variable that are so numbered [n] int64."""
     together = [max(BYTES_TOGETHER // row_bytes(variable), 1), *variable.shape[1:]]
-    writer = Writer(root, path, [len(numbers), *variable.shape[1:]], variable.dtype.name, together)
-    for piece in writer.pieces():
-        writer.write(piece, image.rows(variable, numbers[piece[0]]))
-    return writer.close()
+    with Writer(root, path, [len(numbers), *variable.shape[1:]], variable.dtype.name, together) as writer:
+        for piece in writer.pieces():
+            writer.write(piece, image.rows(variable, numbers[piece[0]]))
+        return writer.close()

@@ -25,7 +25,7 @@ ANY_RANK = "rank-*"
 
 @dataclass(frozen=True)
 class SavedTable:
-    """What a table must agree in with the one that is restored."""
+    """What a table must agree in with the one that is restored, but for the optimizer, which may be another."""
 
     name: str
     vocabulary_size: int | None
@@ -43,7 +43,8 @@ class SavedPart:
 
     columns: [start, stop) of the table. buckets: [b] int64, rising: whose ids it holds. hot: it holds the ids that it
     lists, whatever their bucket. updates: the table's, made so far. counts: a dynamic table's, by name. bucket_bits:
-    of its id table. arrays: by name; their layout: `static_tables`, `dynamic_tables`.
+    of its id table. arrays: by name; their layout: `static_tables`, `dynamic_tables`. changes: the ids it lists are
+    those that changed since the part before it, `hot` in that it has the truth of them.
     """
 
     table: str
@@ -54,6 +55,7 @@ class SavedPart:
     arrays: dict[str, SavedArray]
     counts: dict[str, int] = field(default_factory=dict)
     bucket_bits: int = 0
+    changes: bool = False
 
     def document(self) -> dict[str, Any]:
         held = np.zeros(BUCKETS, bool)
@@ -67,6 +69,7 @@ class SavedPart:
             "arrays": {name: array.document() for name, array in self.arrays.items()},
             "counts": self.counts,
             "bucket_bits": self.bucket_bits,
+            "changes": self.changes,
         }
 
     @classmethod

@@ -21,8 +21,8 @@ from embeddings.checkpoints.variables import put, rows_at_once, stretches, taken
 from embeddings.config import TableConfig
 from embeddings.optimizers import FTRL, Adam
 from embeddings.sharding.held import HeldShard
-from embeddings.sharding.sharded import BUCKETS
 from embeddings.tables.dynamic import NO_ID, DynamicTable
+from embeddings.tables.static import StaticTable
 from foundation.progress import say
 from foundation.tf import tf
 
@@ -53,6 +53,8 @@ class OptimizerChange:
                     put(variable, _numbers(stretch), np.full(shape, slots[name].initial, np.float32))
         if isinstance(self.config.optimizer, Adam):
             shard.held.updates.assign(0)
+            if isinstance(shard.held, StaticTable) and shard.held.last_update is not None:
+                shard.held.last_update.assign(tf.zeros_like(shard.held.last_update))
 
     @property
     def _converts(self) -> bool:
@@ -114,14 +116,7 @@ def _ids_and_numbers(shard: HeldShard) -> tuple[np.ndarray, np.ndarray]:
     if isinstance(shard.held, DynamicTable):
         ids, numbers = shard.held.ids_and_rows()
         return np.concatenate([[NO_ID], ids]), numbers
-    size = shard.config.vocabulary_size
-    assert size is not None
-    if shard.ids is not None:
-        ids = shard.ids
-    elif shard.replicated:
-        ids = np.arange(size)
-    else:
-        ids = np.concatenate([np.zeros(0, np.int64), *(np.arange(bucket, size, BUCKETS) for bucket in shard.buckets)])
+    ids = shard.ids_of_rows()
     return ids, np.arange(len(ids))
 
 

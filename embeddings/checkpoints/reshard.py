@@ -11,6 +11,7 @@ import numpy as np
 
 from embeddings.checkpoints.arrays import Reader, SavedArray, Writer
 from embeddings.checkpoints.dynamic_tables import counts_for, id_buckets
+from embeddings.checkpoints.listed import save_plain
 from embeddings.checkpoints.manifest import Manifest, Saved, SavedPart, SavedTable, rank_folder
 from embeddings.checkpoints.saved_rows import (
     SavedDynamicRows,
@@ -125,7 +126,7 @@ class _Target:
     def _static(self, rows: SavedStaticRows, shard: HeldShard, path: str) -> SavedPart | None:
         if shard.ids is not None:
             arrays = {name: self._listed(name, shard.ids, shard, path) for name in rows.variables}
-            arrays["ids"] = self._plain("ids", shard.ids, path)
+            arrays["ids"] = save_plain(shard.ids, self.root, f"{path}/ids")
             return SavedPart(rows.table.name, shard.columns, shard.buckets, True, rows.updates, arrays)
         buckets = shard.buckets[shard.buckets < rows.count]
         if not len(buckets):
@@ -138,28 +139,28 @@ class _Target:
         size = self.rows.count
         deep = -(-size // BUCKETS)
         together = [max(BYTES_TOGETHER // (deep * row_bytes), 1), rows_together(shard), *width]
-        writer = Writer(self.root, f"{path}/{name}", [len(buckets), deep, *width], dtype, together)
-        for piece in writer.pieces():
-            ids = buckets[piece[0], np.newaxis] + BUCKETS * np.arange(piece[1].start, piece[1].stop)
-            values = np.zeros((*ids.shape, *width), precision_dtype(dtype))
-            for some in np.array_split(np.arange(len(ids)), max(ids.size // self.rows.rows_at_once, 1)):
-                inside = ids[some] < size
-                values[some[:, np.newaxis].repeat(ids.shape[1], 1)[inside], np.nonzero(inside)[1]] = self._values(
-                    name, ids[some][inside], shard, dtype
-                )
-            self.advance(values.nbytes)
-            writer.write(piece, values)
-        return writer.close()
+        with Writer(self.root, f"{path}/{name}", [len(buckets), deep, *width], dtype, together) as writer:
+            for piece in writer.pieces():
+                ids = buckets[piece[0], np.newaxis] + BUCKETS * np.arange(piece[1].start, piece[1].stop)
+                values = np.zeros((*ids.shape, *width), precision_dtype(dtype))
+                for some in np.array_split(np.arange(len(ids)), max(ids.size // self.rows.rows_at_once, 1)):
+                    inside = ids[some] < size
+                    values[some[:, np.newaxis].repeat(ids.shape[1], 1)[inside], np.nonzero(inside)[1]] = self._values(
+                        name, ids[some][inside], shard, dtype
+                    )
+                self.advance(values.nbytes)
+                writer.write(piece, values)
+            return writer.close()
 
     def _listed(self, name: str, ids: np.ndarray, shard: HeldShard, path: str) -> SavedArray:
         dtype, width, row_bytes = self._form(name, shard)
         together = [max(BYTES_TOGETHER // row_bytes, 1), *width]
-        writer = Writer(self.root, f"{path}/{name}", [len(ids), *width], dtype, together)
-        for piece in writer.pieces():
-            values = self._values(name, ids[piece[0]], shard, dtype)
-            self.advance(values.nbytes)
-            writer.write(piece, np.ascontiguousarray(values))
-        return writer.close()
+        with Writer(self.root, f"{path}/{name}", [len(ids), *width], dtype, together) as writer:
+            for piece in writer.pieces():
+                values = self._values(name, ids[piece[0]], shard, dtype)
+                self.advance(values.nbytes)
+                writer.write(piece, np.ascontiguousarray(values))
+            return writer.close()
 
     def _dynamic(self, rows: SavedDynamicRows, shard: HeldShard, path: str) -> SavedPart:
         ids = rows.ids_of(shard.buckets)
@@ -170,22 +171,18 @@ class _Target:
         starts = 1 + np.searchsorted(buckets_of_hashes(id_hashes(ids)), np.arange(BUCKETS + 1))
         listed = np.concatenate([[NO_ID], ids])
         arrays = {
-            name: self._plain(name, values, path) for name, values in (("ids", listed), ("bucket_starts", starts))
+            name: save_plain(values, self.root, f"{path}/{name}")
+            for name, values in (("ids", listed), ("bucket_starts", starts))
         }
         arrays.update((name, self._listed(name, listed, shard, path)) for name in rows.variables)
         bits = rows.parts[0].bucket_bits
-        arrays.update((name, self._plain(name, values, path)) for name, values in _sketch(rows, shard, bits).items())
+        arrays.update(
+            (name, save_plain(values, self.root, f"{path}/{name}"))
+            for name, values in _sketch(rows, shard, bits).items()
+        )
         counts = dict(zip(COUNTS, counts_for(shard, rows.parts).tolist(), strict=True))
         hot = shard.ids is not None
         return SavedPart(rows.table.name, shard.columns, shard.buckets, hot, rows.updates, arrays, counts, bits)
-
-    def _plain(self, name: str, values: np.ndarray, path: str) -> SavedArray:
-        width = values.itemsize * int(np.prod(values.shape[1:]))
-        together = [max(BYTES_TOGETHER // max(width, 1), 1), *values.shape[1:]]
-        writer = Writer(self.root, f"{path}/{name}", values.shape, values.dtype.name, together)
-        for piece in writer.pieces():
-            writer.write(piece, values[piece])
-        return writer.close()
 
     def _values(self, name: str, ids: np.ndarray, shard: HeldShard, dtype: str) -> np.ndarray:
         return as_precision(self.rows.read(name, ids, shard.columns), dtype)

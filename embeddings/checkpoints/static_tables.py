@@ -67,7 +67,8 @@ class Taken:
             for name, variable in variables.items()
         }
         arrays["ids"] = save_plain(ids[order], root, f"{path}/ids")
-        return SavedPart(shard.config.name, shard.columns, np.arange(BUCKETS), True, self._updates, arrays)
+        every = np.arange(BUCKETS)
+        return SavedPart(shard.config.name, shard.columns, every, True, self._updates, arrays, changes=True)
 
     def save(self, image: Image, root: Path, path: str) -> SavedPart:
         """Writes arrays `path`/NAME below `root`."""
@@ -115,14 +116,14 @@ def _save_buckets(shard: HeldShard, variable: tf.Variable, image: Image, root: P
     buckets, size = _used(shard), _vocabulary_size(shard)
     deep = -(-size // BUCKETS)
     together = [max(BYTES_TOGETHER // (deep * row_bytes(variable)), 1), rows_together(shard), *variable.shape[1:]]
-    writer = Writer(root, path, [len(buckets), deep, *variable.shape[1:]], variable.dtype.name, together)
-    for piece in writer.pieces():
-        ids = _grid(buckets[piece[0]], piece[1])
-        inside = ids < size
-        values = image.rows(variable, shard.rows_of(np.where(inside, ids, ids[0, 0])))
-        values[~inside] = 0
-        writer.write(piece, values)
-    return writer.close()
+    with Writer(root, path, [len(buckets), deep, *variable.shape[1:]], variable.dtype.name, together) as writer:
+        for piece in writer.pieces():
+            ids = _grid(buckets[piece[0]], piece[1])
+            inside = ids < size
+            values = image.rows(variable, shard.rows_of(np.where(inside, ids, ids[0, 0])))
+            values[~inside] = 0
+            writer.write(piece, values)
+        return writer.close()
 
 
 def _save_listed(shard: HeldShard, variable: tf.Variable, image: Image, root: Path, path: str) -> SavedArray:

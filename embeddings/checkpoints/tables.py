@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -21,10 +22,11 @@ from embeddings.layer import ShardedEmbedding
 from embeddings.sharding.held import HeldShard
 from foundation.errors import UserError, nearest
 from foundation.files import disk_errors
-from foundation.progress import say
+from foundation.progress import say_once
 
 LONGEST_NAME = 100
 _SECONDS_A_LOOK = 0.02
+_FAILED = "failed-"
 
 
 def save_tables(layer: ShardedEmbedding, folder: str | Path) -> None:
@@ -41,10 +43,15 @@ def save_tables(layer: ShardedEmbedding, folder: str | Path) -> None:
 
 def snapshot_tables(layer: ShardedEmbedding) -> Snapshot:
     """What this process holds of the layer's tables, as it is now, for whoever writes it while training goes on; to be
-    closed."""
+    closed. To be called in a thread that outlives the writing."""
     shards = _own(layer)
     variables = [variable for shard in shards for variable in variables_of(shard.held).values()]
-    return Snapshot(layer, shards, image_of(variables))
+    image = image_of(variables)
+    try:
+        return Snapshot(layer, shards, image)
+    except BaseException:
+        image.close()
+        raise
 
 
 @dataclass(frozen=True)
@@ -114,13 +121,25 @@ class Snapshot:
         self.close()
 
 
+def tell_failure(folder: str | Path, rank: int, why: str) -> None:
+    """Lets whoever waits for this rank's tables below `folder` know that they will not come."""
+    with suppress(OSError):
+        (Path(folder) / f"{_FAILED}{rank}").write_text(why)
+
+
 def wait_for_ranks(folder: str | Path) -> None:
     """Returns when every rank of the checkpoint whose tables are being written below `folder`, this process' among
-    them, has written its own: a rank's manifest comes last."""
+    them, has written its own: a rank's manifest comes last.
+
+    Raises:
+      UserError: a rank could not.
+    """
     root = Path(folder)
     first = next(iter(sorted(root.glob(f"{ANY_RANK}/{MANIFEST}"))))
     ranks = Manifest.read(first).ranks
     while not all((root / rank_folder(rank) / MANIFEST).exists() for rank in range(ranks)):
+        for told in root.glob(f"{_FAILED}*"):
+            raise UserError(f"{told.name.replace(_FAILED, 'rank ')} could not write its tables: {told.read_text()}")
         time.sleep(_SECONDS_A_LOOK)
 
 
@@ -171,7 +190,8 @@ def _linked(base: Path, part: SavedPart, root: Path) -> bool:
             raise
         for array in part.arrays.values():
             shutil.rmtree(root / array.path, ignore_errors=True)
-        say(f"checkpoints: all rows are written, not the changed ones alone ({error.strerror})")
+        why = f"{base}: its files cannot have a second name ({error.strerror})"
+        say_once(f"{why}: all rows are written, not the changed ones alone")
         return False
     return True
 

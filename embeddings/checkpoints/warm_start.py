@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 
 from embeddings.checkpoints.manifest import Saved
 from embeddings.checkpoints.saved_rows import OF_IDS, SavedDynamicRows, SavedRows, opened
-from embeddings.checkpoints.variables import put, variables_of
+from embeddings.checkpoints.variables import put, stretches, variables_of
 from embeddings.layer import ShardedEmbedding
 from embeddings.sharding.held import HeldShard, buckets_of_hashes, id_hashes
 from embeddings.sharding.sharded import BUCKETS
@@ -123,7 +123,7 @@ def _begin(shard: HeldShard, rows: SavedRows, mapped: Mapped, slots: tuple[str, 
     variables = variables_of(shard.held)
     for name in ("rows", *slots):
         columns = shard.columns if variables[name].shape.rank == 2 else None
-        for stretch in _stretches(len(there), rows.rows_at_once):
+        for stretch in stretches(len(there), rows.rows_at_once):
             if there[stretch][0] == NO_ID and not isinstance(rows, SavedDynamicRows):
                 stretch = slice(stretch.start + 1, stretch.stop)
             if stretch.start < stretch.stop:
@@ -162,12 +162,7 @@ def _become(table: DynamicTable, shard: HeldShard, rows: SavedRows, there: np.nd
     )
     for name, value in initial.items():
         variable = table.slots[name]
-        for stretch in _stretches(len(here) + 1, rows.rows_at_once):
+        for stretch in stretches(len(here) + 1, rows.rows_at_once):
             shape = (stretch.stop - stretch.start, *variable.shape[1:])
             put(variable, np.arange(stretch.start, stretch.stop), np.full(shape, value, np.float32))
     return np.concatenate([[NO_ID], there]), np.concatenate([[NO_ID], here])
-
-
-def _stretches(size: int, step: int) -> Iterator[slice]:
-    for start in range(0, size, step):
-        yield slice(start, min(start + step, size))

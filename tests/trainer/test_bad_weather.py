@@ -66,7 +66,7 @@ def test_with_fallback_the_one_before_is_gone_on_from(killed, finished_run, job_
     _flip(_data(last, FILES[0]))
     code, said = headrace("train", "retrieval", job_file, "--run-dir", run, "--fallback")
     assert code == 0, said
-    aside = last.with_name(f"damaged-{last.name}")
+    aside = last.with_name(f"set-aside-{last.name}")
     assert f"Step {int(last.name[5:]):,} is not gone on from; it is now {aside}" in said
     assert aside.is_dir()
     assert "retrieval: going on from step" in said

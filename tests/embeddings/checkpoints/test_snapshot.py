@@ -1,5 +1,7 @@
 """A snapshot is of its moment, whatever is trained while it is written."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -75,6 +77,25 @@ def test_compiled_tables_are_not_copied():
     layer = _layer()
     with snapshot_tables(layer) as snapshot:
         assert isinstance(snapshot._image, images.Forked)
+
+
+def test_a_rank_that_holds_nothing_need_not_wait():
+    assert images.image_of([]).holds
+
+
+def test_a_fork_that_fails_leaves_nothing_open_and_tables_are_copied(monkeypatch):
+    if not compiled():
+        pytest.skip("no compiler here: tables are copied")
+
+    def no_room():
+        raise OSError(12, "Cannot allocate memory")
+
+    layer = _layer()
+    monkeypatch.setattr(os, "fork", no_room)
+    open_before = len(os.listdir("/proc/self/fd"))
+    with snapshot_tables(layer) as snapshot:
+        assert isinstance(snapshot._image, images.Copied)
+    assert len(os.listdir("/proc/self/fd")) == open_before
 
 
 def test_without_memory_for_copies_training_waits(monkeypatch, tmp_path, capsys):

@@ -3,6 +3,8 @@
 import pytest
 
 from foundation.errors import UserError
+from trainer.job import TrainingConfig
+from trainer.launch import _slots
 from trainer.supervisor.account import GroupFailed
 from trainer.supervisor.survive import Survival, survive
 
@@ -120,3 +122,10 @@ def test_another_slot_may_be_the_lost_one(lived_through):
     story = [(_fails(1), ""), (_fails(1), ""), (_fails(0), ""), (_fails(0), ""), (None, "")]
     attempts, _ = lived_through(Survival(restarts=9, least_workers=1), 2, *story)
     assert attempts == [[0, 1], [0, 1], [0], [0, 1], [1]]
+
+
+def test_every_process_of_a_parameter_server_job_has_a_slot(lived_through):
+    """A server that is killed is one of the group's ranks like any, and starts it again."""
+    slots = _slots(TrainingConfig(strategy="parameter_server", workers=2, servers=1))
+    attempts, _ = lived_through(Survival(restarts=1), slots, (_fails(3, 5), "4"), (None, ""))
+    assert attempts == [[0, 1, 2, 3]] * 2
