@@ -11,11 +11,11 @@ from trainer.run_directory import RunDirectory
 
 
 def warm_start_source(path: str | None, stage: str) -> CheckpointFolder | None:
-    """Of a run directory: the best checkpoint of a stage that is done, else the newest; of a stage's folder the newest.
-    None: no warm start is asked for, or what is named is another stage's.
+    """Of a run directory: the best checkpoint of a stage that is done; of a stage's folder the newest. None: no warm
+    start is asked for, or what is named is another stage's.
 
     Raises:
-      UserError: there is no checkpoint.
+      UserError: there is no checkpoint, or the stage is not done.
     """
     if path is None:
         return None
@@ -39,5 +39,10 @@ def _of_run(path: Path, stage: str) -> CheckpointFolder | None:
         find_checkpoint(path)  # there is one of another stage at least
         return None
     best = RunDirectory(path).facts(stage).get("best_step")
-    named = path / "checkpoints" / stage / f"step-{best or 0:08d}"
-    return find_checkpoint(named if best is not None and named.is_dir() else path, stage)
+    if best is None:  # its newest would be another when this training is gone on from, which would then begin anew
+        newest = find_checkpoint(path, stage)
+        raise UserError(
+            f"{path}: its {stage} is not trained to its end.",
+            f"Finish it, or name one checkpoint: training.warm_start={newest.path}",
+        )
+    return find_checkpoint(path / "checkpoints" / stage / f"step-{best:08d}", stage)
