@@ -46,7 +46,7 @@ def main() -> None:
 def _die_soon(seed: int, rank: int) -> None:
     chance = random.Random(seed)
     if chance.randrange(2) == rank:
-        delay = chance.uniform(0.05, 3.0)
+        delay = chance.uniform(0.05, 2.0)
         threading.Timer(delay, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
 
 

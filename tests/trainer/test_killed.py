@@ -51,4 +51,4 @@ def _assert_same(tmp_path, steps, scenarios, least):
 
 @pytest.mark.long
 def test_killed_under_every_sharding_type_it_ends_with_the_same_bits(tmp_path):
-    _assert_same(tmp_path, 300, EVERYTHING, least=5)
+    _assert_same(tmp_path, 40, EVERYTHING, least=5)
