@@ -106,7 +106,7 @@ def test_the_step_that_kills_twice_is_told(run, job_file, tools, faulty, tmp_pat
     process = tools.start(*RETRIEVAL, job_file, "--run-dir", run, "--workers", 2, env=faulty(AT_STEP=f"1:9:{always}"))
     said = process.communicate(timeout=120)[0]
     assert process.returncode == 2, said
-    assert said.count("Restart ") == 1
+    assert said.count("Restart ") == 1, said
     error = said.partition("error: ")[2]
     assert error.startswith("rank 1 of 2 was killed by SIGKILL at step 9.")
     assert "It ends at step 9 of retrieval, twice in a row, from step 6 of retrieval: not started again." in error

@@ -7,6 +7,7 @@ FAULT_BATCH "EPOCH:K": that batch asks for a loss that is not finite.
 
 import os
 import signal
+import time
 from pathlib import Path
 
 
@@ -24,6 +25,7 @@ if (asked := _asked("AT_STEP")) and os.environ.get("HEADRACE_RANK") == asked[0]:
     def _progress(self, step, then=Membership.progress, at=int(asked[1]), file=Path(asked[2])):
         then(self, step)
         if step == at and file.exists():
+            time.sleep(3)  # the save before is committed meanwhile, whatever the machine is busy with
             os.kill(os.getpid(), signal.SIGKILL)
 
     Membership.progress = _progress
