@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-import re
 import shutil
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -26,10 +25,10 @@ from foundation.background import Background
 from foundation.errors import UserError, first_line
 from foundation.files import commit_directory, disk_errors, partial_of
 from foundation.tf import tf, tf_write_errors
+from trainer.checkpoint_folder import STEP
 from trainer.checkpoint_state import read_state, write_state
 from trainer.world import World
 
-_NAME = re.compile(r"step-(\d+)$")
 _PATIENCE = 10.0  # seconds
 _ASIDE = "set-aside-"
 
@@ -95,7 +94,7 @@ class CheckpointStore:
         """Committed checkpoints, oldest first."""
         if not self.directory.is_dir():
             return []
-        found = ((_NAME.match(entry.name), entry) for entry in self.directory.iterdir())
+        found = ((STEP.match(entry.name), entry) for entry in self.directory.iterdir())
         return sorted((Stored(int(m[1]), entry) for m, entry in found if m), key=lambda stored: stored.step)
 
     def clear(self) -> None:

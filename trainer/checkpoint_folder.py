@@ -10,7 +10,7 @@ from pathlib import Path
 from foundation.errors import UserError
 from trainer.checkpoint_state import STATE, TABLES, CheckpointState, read_state
 
-_STEP = re.compile(r"step-(\d+)$")
+STEP = re.compile(r"step-(\d+)$")
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class CheckpointFolder:
     @property
     def step(self) -> int | None:
         """As the training counts, or the folder's name says; None: neither does."""
-        name = _STEP.match(self.path.name)
+        name = STEP.match(self.path.name)
         told = self.saved.state.get("position", {}).get("step")
         return told if told is not None else int(name[1]) if name else None
 
@@ -70,7 +70,7 @@ def find_checkpoint(path: str | Path, stage: str | None = None) -> CheckpointFol
     if _is_checkpoint(given):
         return CheckpointFolder(given)
     stages = sorted((given / "checkpoints").glob(stage or "*")) if (given / "checkpoints").is_dir() else [given]
-    found = [entry for folder in stages for entry in folder.glob("step-*") if _STEP.match(entry.name)]
+    found = [entry for folder in stages for entry in folder.glob("step-*") if STEP.match(entry.name)]
     if not found:
         raise UserError(
             f"{path}: no checkpoint here{f' of {stage}' if stage else ''}.",

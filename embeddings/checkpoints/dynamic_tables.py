@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from embeddings.checkpoints.arrays import REMEDY, Reader
-from embeddings.checkpoints.columns import Source, sources
+from embeddings.checkpoints.columns import Source, sources, span
 from embeddings.checkpoints.images import Image
 from embeddings.checkpoints.listed import save_plain, save_rows
 from embeddings.checkpoints.manifest import SavedPart
@@ -123,14 +123,14 @@ class _Rows:
 
     def _of_ids(self, name: str) -> np.ndarray:
         (source,) = self.sources(name, wide=False)
-        return source.read(_span(self.places))
+        return source.read(span(self.places))
 
 
 def _read(found: list[Source], variable: tf.Variable, places: np.ndarray) -> np.ndarray:
     """[n, width] or [n]: rows of a saved variable."""
     out = None
     for source in found:
-        values = source.read(_span(places))
+        values = source.read(span(places))
         if values.shape[1:] == tuple(variable.shape[1:]):
             return values
         if out is None:
@@ -138,13 +138,6 @@ def _read(found: list[Source], variable: tf.Variable, places: np.ndarray) -> np.
         source.put(out, np.arange(len(places)), values)
     assert out is not None
     return out
-
-
-def _span(places: np.ndarray) -> slice | np.ndarray:
-    """Rising numbers as a slice, where they are one."""
-    if len(places) and places[-1] - places[0] + 1 == len(places):
-        return slice(int(places[0]), int(places[-1]) + 1)
-    return places
 
 
 def _by_rows(shard: HeldShard, root: Path, parts: Sequence[SavedPart]) -> list[list[SavedPart]]:

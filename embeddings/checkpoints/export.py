@@ -15,13 +15,12 @@ import pyarrow.parquet as pq
 
 from embeddings.checkpoints.manifest import Saved
 from embeddings.checkpoints.saved_rows import SavedDynamicRows, SavedRows, opened
-from embeddings.checkpoints.variables import LAST_UPDATE
+from embeddings.checkpoints.variables import BYTES_AT_ONCE, LAST_UPDATE
 from embeddings.tables.dynamic import NO_ID
 from foundation.errors import UserError
 from foundation.files import disk_errors, file_entry
 
 IDS, VECTORS, PARQUET, SHARED, GONE = "ids.npy", "vectors.npy", "rows.parquet", "shared.npy", "gone.npy"
-_BYTES_AT_ONCE = 1 << 24
 
 Advance = Callable[[int], None]
 
@@ -155,7 +154,7 @@ class _Vectors:
     def pieces(self) -> Iterator[tuple[slice, np.ndarray]]:
         """What was written, in order."""
         rows, dim = self.shape
-        step = max(_BYTES_AT_ONCE // (4 * dim), 1)
+        step = max(BYTES_AT_ONCE // (4 * dim), 1)
         with self.path.open("rb") as file:
             file.seek(self._begins)
             for start in range(0, rows, step):

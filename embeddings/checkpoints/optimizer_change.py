@@ -17,7 +17,7 @@ import numpy as np
 
 from embeddings.checkpoints.manifest import Saved
 from embeddings.checkpoints.saved_rows import SavedRows, opened
-from embeddings.checkpoints.variables import put, rows_at_once, stretches, taken
+from embeddings.checkpoints.variables import put, rows_at_once, rows_of, stretches, taken
 from embeddings.config import TableConfig
 from embeddings.optimizers import FTRL, Adam
 from embeddings.sharding.held import HeldShard
@@ -121,8 +121,7 @@ def _ids_and_numbers(shard: HeldShard) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _stretches(variable: tf.Variable) -> Iterator[slice]:
-    rows = int(tf.raw_ops.VariableShape(input=variable.handle)[0])
-    return stretches(rows, rows_at_once(variable))
+    return stretches(rows_of(variable), rows_at_once(variable))
 
 
 def _numbers(stretch: slice) -> np.ndarray:

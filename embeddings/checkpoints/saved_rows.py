@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from embeddings.checkpoints.arrays import REMEDY, Reader
-from embeddings.checkpoints.columns import Source, sources
+from embeddings.checkpoints.columns import Source, sources, span
 from embeddings.checkpoints.manifest import Saved, SavedPart, SavedTable
+from embeddings.checkpoints.variables import rows_in_bytes_at_once
 from embeddings.sharding.held import bucket_sizes, buckets_of_hashes, id_hashes
 from embeddings.sharding.sharded import BUCKETS
 from embeddings.tables.dynamic import NO_ID
@@ -19,8 +20,6 @@ from foundation.errors import UserError
 
 _NO_VARIABLES = ("ids", "bucket_starts", "counters", "counted")
 OF_IDS = ("frequencies", "last_seen")  # what a dynamic table knows of each id beside its variables
-_BYTES_AT_ONCE = 1 << 24
-_LEAST_ROW_BYTES = 32
 
 Columns = tuple[int, int]
 
@@ -70,7 +69,7 @@ class SavedRows(ABC):
     def rows_at_once(self) -> int:
         """How many to read at a time, that memory stays bounded."""
         width = max(v.item_bytes * (self.table.dim if v.wide else 1) for v in self.variables.values())
-        return max(_BYTES_AT_ONCE // max(width, _LEAST_ROW_BYTES), 1)
+        return rows_in_bytes_at_once(width)
 
     @property
     @abstractmethod
@@ -229,7 +228,7 @@ class SavedDynamicRows(SavedRows):
             if not len(here) and number:
                 continue
             for source in self._sources(name, columns, number, of_rows):
-                values = source.read(_span(place[here]))
+                values = source.read(span(place[here]))
                 out = np.empty(self._shape(name, len(ids), columns), values.dtype) if out is None else out
                 source.put(out, here, values)
         assert out is not None
@@ -266,10 +265,3 @@ def precision_dtype(name: str) -> np.dtype:
     import tensorstore as ts
 
     return np.dtype(ts.dtype(name).numpy_dtype)
-
-
-def _span(places: np.ndarray) -> slice | np.ndarray:
-    """Rising numbers as a slice, where they are one."""
-    if len(places) and places[-1] - places[0] + 1 == len(places) and (np.diff(places) == 1).all():
-        return slice(int(places[0]), int(places[-1]) + 1)
-    return places

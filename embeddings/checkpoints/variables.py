@@ -70,7 +70,11 @@ def row_bytes(variable: tf.Variable) -> int:
 
 
 def rows_at_once(variable: tf.Variable) -> int:
-    return max(BYTES_AT_ONCE // max(row_bytes(variable), _LEAST_ROW_BYTES), 1)
+    return rows_in_bytes_at_once(row_bytes(variable))
+
+
+def rows_in_bytes_at_once(bytes_of_row: int) -> int:
+    return max(BYTES_AT_ONCE // max(bytes_of_row, _LEAST_ROW_BYTES), 1)
 
 
 def stretches(size: int, step: int) -> Iterator[slice]:

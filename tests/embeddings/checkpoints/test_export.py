@@ -47,7 +47,7 @@ def saved(tmp_path):
 def _few(request, monkeypatch):
     if request.param:
         monkeypatch.setattr(SavedRows, "rows_at_once", 70)
-        monkeypatch.setattr(export, "_BYTES_AT_ONCE", request.param)
+        monkeypatch.setattr(export, "BYTES_AT_ONCE", request.param)
 
 
 @pytest.mark.usefixtures("_few")
