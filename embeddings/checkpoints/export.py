@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import os
 from collections.abc import Callable, Iterator
@@ -107,6 +108,7 @@ def _written(
     np.save(folder / IDS, ids)
     vectors = _Vectors(folder / VECTORS, len(ids), dim)
     for some in rows.ids():
+        some = np.sort(some)
         places = np.searchsorted(ids, some)
         here = np.flatnonzero(places < len(ids))
         here = here[ids[places[here]] == some[here]]
@@ -142,10 +144,14 @@ class _Vectors:
             self._map = mmap.mmap(file.fileno(), size)
 
     def put(self, places: np.ndarray, vectors: np.ndarray) -> None:
+        """Writes vectors [n, dim] at places [n], rising."""
         values = np.ndarray(self.shape, "<f4", self._map, self._begins)
-        values[places] = vectors
-        if hasattr(mmap, "MADV_DONTNEED"):  # they are the disk's now, no memory of ours
-            self._map.madvise(mmap.MADV_DONTNEED)
+        stretch = max(BYTES_AT_ONCE // (4 * self.shape[1]), 1)
+        ends = np.searchsorted(places, np.arange(stretch, self.shape[0] + stretch, stretch))
+        for start, end in itertools.pairwise([0, *ends]):  # places far apart would bring every page into memory
+            values[places[start:end]] = vectors[start:end]
+            if hasattr(mmap, "MADV_DONTNEED"):  # they are the disk's now, no memory of ours
+                self._map.madvise(mmap.MADV_DONTNEED)
 
     def close(self) -> None:
         self._map.flush()
