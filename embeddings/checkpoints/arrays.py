@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
-from embeddings.checkpoints.shards import checksum_for_shards, write_shard
+from embeddings.checkpoints.shards import checksum_for_shards, read_shard, write_shard
 from embeddings.checkpoints.variables import AT_WORK
 from embeddings.kernels.checksum import Checksum
 from foundation.errors import UserError, first_line
@@ -58,7 +58,7 @@ class Writer:
 
     def __init__(self, root: Path, path: str, shape: Sequence[int], dtype: str, together: Sequence[int]) -> None:
         self._folder, self._path, self._shape, self._dtype = root / path, path, tuple(shape), dtype
-        inner = tuple(max(min(most, size), 1) for most, size in zip(together, shape, strict=True))
+        inner = _chunk_shape(self._shape, together)
         self._file = _file_shape(self._shape, inner, ts.dtype(dtype).numpy_dtype.itemsize)
         codecs = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
         sharding = {"chunk_shape": inner, "codecs": codecs, "index_codecs": codecs}
@@ -105,9 +105,8 @@ class Writer:
 
     def _write_file(self, piece: Region, values: np.ndarray, checksum: Checksum) -> None:
         """What the store would do, with fewer copies."""
-        place = [of_axis.start // size for of_axis, size in zip(piece, self._file, strict=True)]
         grid = [size // length for size, length in zip(self._file, self._chunk, strict=True)]
-        write_shard(self._folder / "c" / "/".join(map(str, place)), values, self._chunk, grid, checksum)
+        write_shard(self._folder / _file_name(piece, self._file), values, self._chunk, grid, checksum)
 
     def close(self) -> SavedArray:
         """Waits until everything is on the disk."""
@@ -137,11 +136,43 @@ class Reader:
             self._store = ts.open({"driver": "zarr3", "kvstore": _kvstore(self._folder)}, open=True).result()
         if self._store.shape != array.shape or self._store.dtype.name != array.dtype:
             raise UserError(f"{self._folder}: not the array that its manifest tells of.", REMEDY)
+        layout = self._store.chunk_layout
+        self._file = tuple(length or 1 for length in layout.write_chunk.shape or ())
+        self._chunk = tuple(length or 1 for length in layout.read_chunk.shape or ())
+        self._checksum = checksum_for_shards()
 
     def read(self, *index: Any) -> np.ndarray:
         """As numpy's array[index], each index that is an array being of its own dimension."""
+        piece = self._whole_file(index)
+        if piece is not None and self._checksum is not None:
+            return self._read_file(piece, self._checksum)
         with _read_errors(self._folder):
             return self._store.oindex[index].read().result()
+
+    def _whole_file(self, index: Sequence[Any]) -> Region | None:
+        """What of the array is asked for, if that is all that a file has."""
+        if len(index) != len(self._file) or not all(isinstance(axis, slice | np.ndarray) for axis in index):
+            return None
+        piece = []
+        for axis, size, length in zip(index, self.array.shape, self._file, strict=True):
+            stretch = axis if isinstance(axis, slice) else span(axis)
+            if not isinstance(stretch, slice) or stretch.step not in (None, 1):
+                return None
+            start, stop, _ = stretch.indices(size)
+            if start >= stop or start % length or stop != min(start + length, size):
+                return None
+            piece.append(slice(start, stop))
+        return tuple(piece)
+
+    def _read_file(self, piece: Region, checksum: Checksum) -> np.ndarray:
+        """What the store would do, with fewer copies."""
+        path = self._folder / _file_name(piece, self._file)
+        shape = [axis.stop - axis.start for axis in piece]
+        grid = [size // length for size, length in zip(self._file, self._chunk, strict=True)]
+        try:
+            return read_shard(path, shape, self._store.dtype.numpy_dtype, self._chunk, grid, checksum)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: damaged ({first_line(error)}).", REMEDY) from error
 
     def read_at(self, *index: Any) -> np.ndarray:
         """As numpy's array[index], indices that are arrays being of one length, together."""
@@ -153,11 +184,10 @@ class Reader:
         for _, piece in self.files():
             self.read(*piece)
 
-    def files(self) -> Iterator[tuple[tuple[int, ...], Region]]:
-        """(its number along each dimension, what of the array it has) of each file."""
-        of_file = tuple(length or 1 for length in self._store.chunk_layout.write_chunk.shape or ())
-        for piece in _pieces(self.array.shape, of_file):
-            yield tuple(axis.start // length for axis, length in zip(piece, of_file, strict=True)), piece
+    def files(self) -> Iterator[tuple[Path, Region]]:
+        """(where it is, what of the array it has) of each file."""
+        for piece in _pieces(self.array.shape, self._file):
+            yield self._folder / _file_name(piece, self._file), piece
 
 
 def damages(root: Path, array: SavedArray, advance: Callable[[int], None]) -> dict[Path, str]:
@@ -174,8 +204,7 @@ def damages(root: Path, array: SavedArray, advance: Callable[[int], None]) -> di
         reader = Reader(root, SavedArray(array.path, array.shape, array.dtype, {}))
     except UserError as error:
         return {**found, folder / _METADATA: error.message}
-    for number, piece in reader.files():
-        path = folder / "c" / "/".join(map(str, number))
+    for path, piece in reader.files():
         if path not in found:
             try:
                 advance(reader.read(*piece).nbytes)
@@ -186,6 +215,28 @@ def damages(root: Path, array: SavedArray, advance: Callable[[int], None]) -> di
 
 def _kvstore(folder: Path) -> dict[str, str]:
     return {"driver": "file", "path": f"{folder.absolute()}/"}
+
+
+def pieces_of_files(shape: Sequence[int], dtype: str, together: Sequence[int]) -> Iterator[Region]:
+    """What each file has of an array that a `Writer` of these arguments writes."""
+    inner = _chunk_shape(shape, together)
+    return _pieces(tuple(shape), _file_shape(tuple(shape), inner, ts.dtype(dtype).numpy_dtype.itemsize))
+
+
+def span(places: np.ndarray) -> slice | np.ndarray:
+    """Numbers that follow each other as a slice, others as they are."""
+    if len(places) and places[-1] - places[0] + 1 == len(places) and (np.diff(places) == 1).all():
+        return slice(int(places[0]), int(places[-1]) + 1)
+    return places
+
+
+def _chunk_shape(shape: Sequence[int], together: Sequence[int]) -> tuple[int, ...]:
+    return tuple(max(min(most, size), 1) for most, size in zip(together, shape, strict=True))
+
+
+def _file_name(piece: Region, of_file: Sequence[int]) -> str:
+    """As zarr 3 names it."""
+    return "/".join(["c", *(str(axis.start // length) for axis, length in zip(piece, of_file, strict=True))])
 
 
 def _file_shape(shape: tuple[int, ...], together: tuple[int, ...], element_bytes: int) -> tuple[int, ...]:

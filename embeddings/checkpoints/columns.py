@@ -54,10 +54,3 @@ def sources(root: Path, parts: Sequence[SavedPart], name: str, columns: tuple[in
             wanted, into = slice(start - first, stop - first), slice(start - columns[0], stop - columns[0])
             found.append(Source(part, Reader(root, part.arrays[name]), wanted, into))
     return found
-
-
-def span(places: np.ndarray) -> slice | np.ndarray:
-    """Numbers that follow each other as a slice, others as they are."""
-    if len(places) and places[-1] - places[0] + 1 == len(places) and (np.diff(places) == 1).all():
-        return slice(int(places[0]), int(places[-1]) + 1)
-    return places

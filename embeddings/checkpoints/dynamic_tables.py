@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from embeddings.checkpoints.arrays import REMEDY, Reader
-from embeddings.checkpoints.columns import Source, sources, span
+from embeddings.checkpoints.arrays import REMEDY, Reader, span
+from embeddings.checkpoints.columns import Source, sources
 from embeddings.checkpoints.images import Image
 from embeddings.checkpoints.listed import save_plain, save_rows
 from embeddings.checkpoints.manifest import SavedPart

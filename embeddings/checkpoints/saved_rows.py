@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from embeddings.checkpoints.arrays import REMEDY, Reader
-from embeddings.checkpoints.columns import Source, sources, span
+from embeddings.checkpoints.arrays import REMEDY, Reader, span
+from embeddings.checkpoints.columns import Source, sources
 from embeddings.checkpoints.manifest import Saved, SavedPart, SavedTable
 from embeddings.checkpoints.variables import rows_in_bytes_at_once
 from embeddings.sharding.held import bucket_sizes, buckets_of_hashes, id_hashes

@@ -9,12 +9,12 @@ So is, in an incremental save, what has changed since the base, of which the arr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from embeddings.checkpoints.arrays import REMEDY, SavedArray, Writer
+from embeddings.checkpoints.arrays import REMEDY, Region, SavedArray, Writer, pieces_of_files
 from embeddings.checkpoints.columns import Source, sources
 from embeddings.checkpoints.images import Image
 from embeddings.checkpoints.listed import save_plain, save_rows
@@ -114,9 +114,7 @@ def restore(shard: HeldShard, root: Path, parts: Sequence[SavedPart], but: Seque
 
 def _save_buckets(shard: HeldShard, variable: tf.Variable, image: Image, root: Path, path: str) -> SavedArray:
     buckets, size = _used(shard), _vocabulary_size(shard)
-    deep = -(-size // BUCKETS)
-    together = [max(BYTES_TOGETHER // (deep * row_bytes(variable)), 1), rows_together(shard), *variable.shape[1:]]
-    with Writer(root, path, [len(buckets), deep, *variable.shape[1:]], variable.dtype.name, together) as writer:
+    with Writer(root, path, *_layout(shard, variable)) as writer:
         for piece in writer.pieces():
             ids = _grid(buckets[piece[0]], piece[1])
             inside = ids < size
@@ -130,6 +128,13 @@ def _save_listed(shard: HeldShard, variable: tf.Variable, image: Image, root: Pa
     return save_rows(variable, np.arange(int(variable.shape[0])), image, root, path)
 
 
+def _layout(shard: HeldShard, variable: tf.Variable) -> tuple[list[int], str, list[int]]:
+    """(shape, dtype, what of it is read as one) of a variable's array by bucket."""
+    deep = -(-_vocabulary_size(shard) // BUCKETS)
+    together = [max(BYTES_TOGETHER // (deep * row_bytes(variable)), 1), rows_together(shard), *variable.shape[1:]]
+    return [len(_used(shard)), deep, *variable.shape[1:]], variable.dtype.name, together
+
+
 class _Bucketed:
     """A source, and where in it each bucket is: -1 if it is not."""
 
@@ -140,16 +145,18 @@ class _Bucketed:
 
 
 def _restore_buckets(shard: HeldShard, variable: tf.Variable, found: list[_Bucketed]) -> None:
-    size = _vocabulary_size(shard)
+    size, buckets = _vocabulary_size(shard), _used(shard)
 
-    def restore(piece: tuple[np.ndarray, slice]) -> None:
-        ids, values = _grid(*piece), _of_buckets(variable, found, *piece)
+    def restore(piece: Region) -> None:
+        ids, values = _grid(buckets[piece[0]], piece[1]), _of_buckets(variable, found, buckets[piece[0]], piece[1])
         inside = ids < size
+        full = int(inside.all(0).sum())  # the rows that every bucket of them has: no copy is made of those
+        put(variable, shard.rows_of(ids[:, :full]), values[:, :full])
         if not inside.all():
-            ids, values = ids[inside], values[inside]
-        put(variable, shard.rows_of(ids).reshape(-1), values.reshape(-1, *variable.shape[1:]))
+            rest = inside[:, full:]
+            put(variable, shard.rows_of(ids[:, full:][rest]), values[:, full:][rest])
 
-    do_several_at_once(restore, _pieces(shard, variable))
+    do_several_at_once(restore, pieces_of_files(*_layout(shard, variable)))  # whole files, if the saver held the same
 
 
 def _of_buckets(variable: tf.Variable, found: list[_Bucketed], buckets: np.ndarray, stretch: slice) -> np.ndarray:
@@ -215,16 +222,6 @@ def _need_all(shard: HeldShard, root: Path, found: list[_Bucketed], wide: bool) 
         times[each.source.part.buckets, each.source.into or slice(None)] += 1
     if (times[_used(shard)] != 1).any():
         raise UserError(f"{root}: table '{shard.config.name}' is not all there, or twice.", REMEDY)
-
-
-def _pieces(shard: HeldShard, variable: tf.Variable) -> Iterator[tuple[np.ndarray, slice]]:
-    """(buckets, rows of each) of a shard, as much at once as fits in memory."""
-    buckets, deep = _used(shard), -(-_vocabulary_size(shard) // BUCKETS)
-    most = rows_at_once(variable)
-    step = deep if deep <= most else max(most // rows_together(shard), 1) * rows_together(shard)
-    for of_buckets in stretches(len(buckets), max(most // deep, 1)):
-        for stretch in stretches(deep, step):
-            yield buckets[of_buckets], stretch
 
 
 def rows_together(shard: HeldShard) -> int:

@@ -47,8 +47,8 @@ def rows_of(variable: tf.Variable) -> int:
 
 
 def put(variable: tf.Variable, numbers: np.ndarray, values: np.ndarray) -> None:
-    """Writes rows [n, width] or [n] of any floating dtype: to fewer bits they are rounded to the nearest, and what
-    would be infinite is the largest."""
+    """Writes rows [..., width] or [...] of any floating dtype, numbers' shape coming first: to fewer bits they are
+    rounded to the nearest, and what would be infinite is the largest."""
     dtype, addresses = np.dtype(variable.dtype.as_numpy_dtype), addresses_of([variable])
     if addresses is not None and values.dtype == dtype:
         shape = (rows_of(variable), *variable.shape[1:])
