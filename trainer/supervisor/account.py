@@ -14,7 +14,7 @@ class GroupFailed(UserError):
     """What a group ended with that is no user's error, so that another start may go better.
 
     rank: the first that failed. short: how and where, in a line. place: (stage, step, phase) where it was; None: before
-    its first step. struck: a signal killed it, from outside.
+    its first step. came: it had joined the others. struck: a signal killed it, from outside.
     """
 
     def __init__(
@@ -24,10 +24,11 @@ class GroupFailed(UserError):
         rank: int,
         short: str,
         place: tuple[str | None, int | None, str | None] | None = None,
+        came: bool = False,
         struck: bool = False,
     ) -> None:
         super().__init__(message, remedy)
-        self.rank, self.short, self.place, self.struck = rank, short, place, struck
+        self.rank, self.short, self.place, self.came, self.struck = rank, short, place, came, struck
 
 
 def account(
@@ -48,8 +49,9 @@ def account(
     if others:
         said.append(f"Ended with it: {'; '.join(_other(one, one.rank in stopped) for one in others)}.")
     remedy = "\n".join(_remedies(failure, first, log_folder))
-    place = first.place if first.joined is not None and first.step is not None else None
-    return GroupFailed("\n".join(said), remedy, first.rank, short, place, struck=(first.status or 0) < 0)
+    came = first.joined is not None
+    place = first.place if came and first.step is not None else None
+    return GroupFailed("\n".join(said), remedy, first.rank, short, place, came, struck=(first.status or 0) < 0)
 
 
 def in_short(failure: Failure, standings: Sequence[Standing], stopped: bool) -> str:

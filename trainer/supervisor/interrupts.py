@@ -11,8 +11,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupts:
-    """While open, these signals are only noted, in `received`; one that this process ignores is left so. To be opened
-    in the main thread."""
+    """While open, these signals are only noted, in `received`; one that this process ignores is left so. Opened inside
+    another it begins with what that has received. To be opened in the main thread."""
 
     def __init__(self) -> None:
         self.received: list[int] = []
@@ -22,6 +22,10 @@ class Interrupts:
         for number, handler in self._before.items():
             if handler is not signal.SIG_IGN:
                 signal.signal(number, self._note)
+        owners = {getattr(handler, "__self__", None) for handler in self._before.values()}
+        for around in owners:
+            if isinstance(around, Interrupts):
+                self.received += around.received
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:

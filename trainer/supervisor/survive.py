@@ -31,8 +31,8 @@ def survive(
     """Calls `attempt` with the slots of this machine to start ranks on, 0 to workers - 1 at first, until it returns.
     committed: what the next attempt goes on from, in words that change whenever more is committed.
 
-    A slot whose rank ends before its first step twice in a row is lost: the next attempt does without it, where
-    `least_workers` allows. Each later restart tries all slots again.
+    A slot whose rank ends twice in a row before it has joined the others is lost: the next attempt does without it,
+    where `least_workers` allows. Each later restart tries all slots again.
 
     Raises:
       UserError: of an attempt; GroupFailed when there is to be no other, saying why: nothing was committed between two
@@ -40,13 +40,14 @@ def survive(
       KeyboardInterrupt, SystemExit: a signal, as in `supervise`.
     """
     state = _Survivor(workers, survival)
-    while True:
-        try:
-            attempt(state.slots)
-            return
-        except GroupFailed as failed:
-            pause = state.after(failed, committed())
-        _sleep(pause)
+    with Interrupts() as interrupts:
+        while True:
+            try:
+                attempt(state.slots)
+                return
+            except GroupFailed as failed:
+                pause = state.after(failed, committed())
+            _wait(pause, interrupts)
 
 
 class _Survivor:
@@ -69,8 +70,8 @@ class _Survivor:
         progressed = last is None or last[2] != committed
         if failed.place is not None:
             self._lost -= set(self.slots)  # they came back
-        before = last is not None and last[0].place is None and last[1] == slot
-        if failed.place is None and (before or slot in self._lost) and self._may_shrink():
+        before = last is not None and not last[0].came and last[1] == slot
+        if not failed.came and (before or slot in self._lost) and self._may_shrink():
             self._lost.add(slot)
             self.slots.remove(slot)
             self._last = None
@@ -95,7 +96,7 @@ class _Survivor:
         return least is not None and len(self.slots) > least
 
     def _grown_back(self) -> str:
-        """Tries the lost slots once more, each until its first failure before a step."""
+        """Tries the lost slots once more, each until it fails to join."""
         if not self._lost:
             return ""
         self.slots = list(range(self._workers))
@@ -119,14 +120,13 @@ def _where(failed: GroupFailed) -> str:
 
 def _given_up(first: GroupFailed, why: str) -> GroupFailed:
     message = f"{first.message}\n{why}" if why else first.message
-    return GroupFailed(message, first.remedy, first.rank, first.short, first.place, first.struck)
+    return GroupFailed(message, first.remedy, first.rank, first.short, first.place, first.came, first.struck)
 
 
-def _sleep(seconds: float) -> None:
-    """Waits; a signal ends the command."""
+def _wait(seconds: float, interrupts: Interrupts) -> None:
+    """A signal that came meanwhile, or since the group ended, ends the command."""
     until = time.monotonic() + seconds
-    with Interrupts() as interrupts:
-        while time.monotonic() < until and not interrupts.received:
-            time.sleep(min(SECONDS_A_LOOK, seconds))
-        if interrupts.received:
-            interrupts.stop_between_groups()
+    while time.monotonic() < until and not interrupts.received:
+        time.sleep(min(SECONDS_A_LOOK, seconds))
+    if interrupts.received:
+        interrupts.stop_between_groups()

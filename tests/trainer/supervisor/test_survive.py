@@ -1,21 +1,25 @@
 """When a group is started again, with how many, and when no more: over attempts that fail as they are told to."""
 
+import signal
+
 import pytest
 
 from foundation.errors import UserError
 from trainer.job import TrainingConfig
 from trainer.launch import _slots
 from trainer.supervisor.account import GroupFailed
+from trainer.supervisor.environment import PREEMPTED
+from trainer.supervisor.interrupts import Interrupts
 from trainer.supervisor.survive import Survival, survive
 
 KILLED = "was killed by SIGKILL"
 
 
-def _fails(rank, step=None, what=KILLED, phase=None):
-    """A failure of a rank at a step; None: before its first."""
+def _fails(rank, step=None, what=KILLED, phase=None, came=False):
+    """A failure of a rank at a step; None: before its first, or before it joined the others, unless it came."""
     short = f"rank {rank} {what}"
     place = None if step is None else ("retrieval", step, phase)
-    return GroupFailed(f"{short}.", "remedy", rank, short, place, struck=what == KILLED)
+    return GroupFailed(f"{short}.", "remedy", rank, short, place, came or step is not None, struck=what == KILLED)
 
 
 @pytest.fixture
@@ -26,7 +30,7 @@ def lived_through(monkeypatch):
     def run(survival, workers, *story):
         told, attempts, pauses = iter(story), [], []
         committed = "the beginning"
-        monkeypatch.setattr("trainer.supervisor.survive._sleep", pauses.append)
+        monkeypatch.setattr("trainer.supervisor.survive._wait", lambda seconds, _: pauses.append(seconds))
 
         def attempt(slots):
             nonlocal committed
@@ -103,6 +107,35 @@ def test_a_slot_that_is_lost_is_done_without(lived_through, capsys):
     assert attempts == [[0, 1, 2], [0, 1, 2], [0, 2]]
     assert pauses == [1.0, 0.0]
     assert "it does not come back. Going on with 2 workers of 3, from 6." in capsys.readouterr().err
+
+
+def test_what_came_and_ends_before_its_first_step_is_not_lost(lived_through):
+    failures = [(_fails(1, what="ended with exit code 1", came=True), "6")] * 2
+    with pytest.raises(GroupFailed, match="It ends so at its start, twice in a row"):
+        lived_through(Survival(restarts=3, least_workers=1), 2, *failures)
+
+
+@pytest.mark.parametrize(("number", "end"), [(signal.SIGTERM, PREEMPTED), (signal.SIGHUP, 128 + signal.SIGHUP)])
+def test_a_signal_between_two_attempts_ends_the_command(number, end):
+    def committed():
+        signal.raise_signal(number)  # while what the attempt left is swept up
+        return "6"
+
+    def attempt(slots):
+        raise _fails(1, 7)
+
+    with pytest.raises(SystemExit) as raised:
+        survive(attempt, 2, Survival(restarts=1), committed)
+    assert raised.value.code == end
+
+
+def test_a_signal_before_the_next_attempt_heeds_them_is_not_lost():
+    with Interrupts() as around:
+        signal.raise_signal(signal.SIGTERM)
+        with Interrupts() as inside:
+            signal.raise_signal(signal.SIGINT)
+            assert inside.received == [signal.SIGTERM, signal.SIGINT]
+        assert around.received == [signal.SIGTERM]
 
 
 def test_the_next_restart_tries_the_lost_slot_once(lived_through):
