@@ -8,13 +8,12 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embeddings.checkpoints.manifest import Saved
+from embeddings.checkpoints.manifest import Saved, table_folder
 from embeddings.checkpoints.saved_rows import SavedDynamicRows, SavedRows, opened
 from embeddings.checkpoints.variables import BYTES_AT_ONCE, LAST_UPDATE
 from embeddings.tables.dynamic import NO_ID
@@ -48,7 +47,7 @@ def export_tables(
     before = Saved.read(since) if isinstance(since, Path) else None
     index = {}
     for number, name in enumerate(saved.tables):
-        rows, own = opened(saved, name), f"{number:04d}-{quote(name, safe='')[:100]}"
+        rows, own = opened(saved, name), table_folder(number, name)
         arrays = {}
         if before is not None:
             ids, arrays[GONE] = _changed(rows, before, name)

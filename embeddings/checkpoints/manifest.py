@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
@@ -21,6 +22,7 @@ FORMAT = 1
 _RANK = re.compile(r"rank-(\d+)$")
 MANIFEST = "manifest.json"
 ANY_RANK = "rank-*"
+_LONGEST_NAME = 100
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,11 @@ class Saved:
 
     def parts_of(self, table: str) -> list[SavedPart]:
         return [part for part in self.parts if part.table == table]
+
+
+def table_folder(number: int, name: str) -> str:
+    """The folder of a table below another: its place among the tables, and its name."""
+    return f"{number:04d}-{quote(name, safe='')[:_LONGEST_NAME]}"
 
 
 def rank_folders(root: Path) -> list[Path]:

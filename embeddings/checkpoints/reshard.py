@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
 
 import numpy as np
 
 from embeddings.checkpoints.arrays import Reader, SavedArray, Writer
 from embeddings.checkpoints.dynamic_tables import counts_for, id_buckets
 from embeddings.checkpoints.listed import save_plain
-from embeddings.checkpoints.manifest import Manifest, Saved, SavedPart, SavedTable, rank_folder
+from embeddings.checkpoints.manifest import Manifest, Saved, SavedPart, SavedTable, rank_folder, table_folder
 from embeddings.checkpoints.saved_rows import (
     SavedDynamicRows,
     SavedRows,
@@ -22,7 +21,6 @@ from embeddings.checkpoints.saved_rows import (
     precision_dtype,
 )
 from embeddings.checkpoints.static_tables import rows_together
-from embeddings.checkpoints.tables import LONGEST_NAME
 from embeddings.checkpoints.variables import BYTES_TOGETHER
 from embeddings.config import TableConfig
 from embeddings.sharding.default import default_plan
@@ -66,7 +64,7 @@ def reshard_tables(
     parts: list[list[SavedPart]] = [[] for _ in range(plan.ranks)]
     for number, (name, config) in enumerate(configs.items()):
         rows = opened(saved, name)
-        target = _Target(rows, root, f"{number:04d}-{quote(name, safe='')[:LONGEST_NAME]}", advance)
+        target = _Target(rows, root, table_folder(number, name), advance)
         target.precisions = {"rows": precision, **dict.fromkeys(rows.slots, slot_precision)}
         for shard in _shards(config, plan):
             with disk_errors(root):

@@ -10,12 +10,20 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
 
 from embeddings.checkpoints import dynamic_tables, static_tables
 from embeddings.checkpoints.arrays import Reader
 from embeddings.checkpoints.images import Image, Live, image_of
-from embeddings.checkpoints.manifest import ANY_RANK, MANIFEST, Manifest, Saved, SavedPart, SavedTable, rank_folder
+from embeddings.checkpoints.manifest import (
+    ANY_RANK,
+    MANIFEST,
+    Manifest,
+    Saved,
+    SavedPart,
+    SavedTable,
+    rank_folder,
+    table_folder,
+)
 from embeddings.checkpoints.optimizer_change import change_of
 from embeddings.checkpoints.variables import variables_of
 from embeddings.layer import ShardedEmbedding
@@ -24,7 +32,6 @@ from foundation.errors import UserError, nearest
 from foundation.files import disk_errors
 from foundation.progress import say_once
 
-LONGEST_NAME = 100
 _SECONDS_A_LOOK = 0.02
 _FAILED = "failed-"
 
@@ -74,8 +81,8 @@ class Snapshot:
         number = {name: place for place, name in enumerate(layer.table_configs)}
         self._parts: list[tuple[int, str, static_tables.Taken | dynamic_tables.Taken]] = []
         for shard in shards:
-            name = quote(shard.config.name, safe="")[:LONGEST_NAME]
-            path = f"{rank_folder(shard.rank)}/{number[shard.config.name]:04d}-{name}/{shard.part}"
+            name = shard.config.name
+            path = f"{rank_folder(shard.rank)}/{table_folder(number[name], name)}/{shard.part}"
             taken = static_tables.Taken(shard) if shard.static else dynamic_tables.Taken(shard)
             self._parts.append((shard.rank, path, taken))
 
