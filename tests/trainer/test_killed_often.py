@@ -1,4 +1,5 @@
-"""Twenty SIGKILLs at random moments over random ranks of one run, saving included: the bits of an undisturbed one."""
+"""Twenty SIGKILLs, or SIGTERMs, at random moments over random ranks of one run, saving included: the bits of an
+undisturbed one."""
 
 import os
 import random
@@ -13,31 +14,73 @@ KILLS, SEED = 20, 4
 STARTING_SECONDS = 4.0  # from a restart; a rank takes longer than this to its first step
 
 
-@pytest.mark.long
-def test_twenty_kills(job_file, prepared, tools, tmp_path):
-    job = tmp_path / "job.yaml"
+WORDS = ("train", "retrieval")
+PREEMPTED, TERMINATED = 75, 128 + signal.SIGTERM
+
+
+@pytest.fixture(scope="module")
+def long_job(job_file, prepared, tools, tmp_path_factory):
+    """(its file, its prepared run directory): a job whose retrieval takes many steps."""
+    folder = tmp_path_factory.mktemp("long-job")
     document = yaml.safe_load(job_file.read_text())
     document["training"] = {"steps_per_call": 1, "checkpoint_every": 3}
     document["retrieval"] |= {"epochs": 6, "patience": 6}
+    job, run = folder / "job.yaml", folder / "run"
     job.write_text(yaml.safe_dump(document))
-    runs = [tmp_path / name for name in ("undisturbed", "killed")]
-    for run in runs:
-        shutil.copytree(prepared, run)
-        (run / "stages.json").unlink()  # another job
-        done = tools.command("data", "prepare", job, "--run-dir", run)
-        assert done.returncode == 0, done.stderr
-    words = ("train", "retrieval", job, "--workers", 2)
-    done = tools.command(*words, "--run-dir", runs[0])
+    shutil.copytree(prepared, run)
+    (run / "stages.json").unlink()  # another job
+    done = tools.command("data", "prepare", job, "--run-dir", run)
     assert done.returncode == 0, done.stderr
+    return job, run
 
+
+@pytest.fixture(scope="module")
+def undisturbed(long_job, tools, tmp_path_factory):
+    job, prepared = long_job
+    run = shutil.copytree(prepared, tmp_path_factory.mktemp("undisturbed") / "run")
+    done = tools.command(*WORDS, job, "--workers", 2, "--run-dir", run)
+    assert done.returncode == 0, done.stderr
+    return run
+
+
+@pytest.mark.long
+def test_twenty_kills(long_job, undisturbed, tools, tmp_path):
+    job, prepared = long_job
+    run = shutil.copytree(prepared, tmp_path / "killed")
     with (tmp_path / "said").open("w") as said:
-        process = tools.start(*words, "--run-dir", runs[1], "--restarts", KILLS, stdout=said)
-        moments = _kill(process, runs[1] / "checkpoints" / "retrieval", tools)
+        process = tools.start(*WORDS, job, "--workers", 2, "--run-dir", run, "--restarts", KILLS, stdout=said)
+        moments = _kill(process, run / "checkpoints" / "retrieval", tools)
         assert process.wait(timeout=300) == 0, (tmp_path / "said").read_text()
     assert sum(moments.values()) == KILLS
     assert moments["saving"] > 0, moments
     assert (tmp_path / "said").read_text().count("Restart ") == KILLS
-    tools.assert_same_bits(runs[1], runs[0], "retrieval")
+    tools.assert_same_bits(run, undisturbed, "retrieval")
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+@pytest.mark.long
+def test_twenty_sigterms(long_job, undisturbed, tools, tmp_path):
+    """To the command or one of its ranks, at any moment: each time it leaves, and the same command goes on."""
+    job, prepared = long_job
+    run = shutil.copytree(prepared, tmp_path / "left")
+    chance, codes = random.Random(SEED), []
+    for _ in range(KILLS):
+        process = tools.start(*WORDS, job, "--workers", 2, "--run-dir", run)
+        pids = [process.pid, *_ranks(process, tools)]
+        if chance.random() < 0.25:
+            time.sleep(chance.uniform(0.0, STARTING_SECONDS))
+        else:
+            _until_more(run / "checkpoints" / "retrieval", process)
+            time.sleep(chance.uniform(0.0, 0.3))
+        os.kill(chance.choice(pids), signal.SIGTERM)
+        said = process.communicate(timeout=300)[0]
+        codes.append(process.returncode)
+        assert codes[-1] in (PREEMPTED, TERMINATED), said
+        assert codes[-1] == PREEMPTED or "checkpointed at step" not in said
+    assert codes.count(PREEMPTED) > KILLS // 2, codes
+    done = tools.command(*WORDS, job, "--workers", 2, "--run-dir", run)
+    assert done.returncode == 0, done.stderr
+    tools.assert_same_bits(run, undisturbed, "retrieval")
     assert not list(tmp_path.rglob("*.partial"))
 
 
