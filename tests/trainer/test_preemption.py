@@ -26,5 +26,6 @@ with sigterm_noted() as asked:
 )
 def test_the_second_sigterm(supervised, said, end):
     environment = {**os.environ, **({RENDEZVOUS: "127.0.0.1:1"} if supervised else {})}
-    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, env=environment)
+    command = [sys.executable, "-c", PROGRAM]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
     assert (done.stdout, done.returncode) == (said, end), done.stderr
