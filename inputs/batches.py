@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -126,9 +126,11 @@ def retrieval_batches(
     batch_size: int,
     seed: int,
     one_size: bool = False,
+    rewards: Mapping[str, np.ndarray] | None = None,
 ) -> Batches:
     """One row per training positive: query inputs as they stood then, the positive's item inputs, `item_position`
-    [B] int64 and `log_q` [B] float32, the log of the item's share of the positives of its time.
+    [B] int64 and `log_q` [B] float32, the log of the item's share of the positives of its time. rewards: [positives]
+    float32 by the name that they have in batches too.
 
     A batch comes from one stretch of time (`BATCHES_PER_STRETCH` batches long): its rows are each other's negatives,
     and what competed for a user then is what was new and liked then. `log_q` is the share within the stretch.
@@ -146,6 +148,7 @@ def retrieval_batches(
         batch.update(space.item_inputs(items, times))
         batch["item_position"] = items
         batch["log_q"] = log_shares[units]
+        batch.update({name: values[units] for name, values in (rewards or {}).items()})
         return {name: _filled(name, value, rows - len(units)) for name, value in batch.items()}
 
     def order_of(epoch: int) -> OfOneStretch:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -41,40 +42,48 @@ def positive_of(schema: Schema, chosen: Positive | None) -> Positive:
 
 @dataclass(frozen=True)
 class Interactions:
-    """Positives in time order: `users` and `items` [n] int64 positions, `times` [n] int64 seconds."""
+    """Positives in time order: `users` and `items` [n] int64 positions, `times` [n] int64 seconds; `labels`: [n]
+    float32 by name, what else the log says of them (NaN: nothing)."""
 
     users: np.ndarray
     items: np.ndarray
     times: np.ndarray
+    labels: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.users)
 
     @classmethod
-    def from_dataset(cls, dataset: Dataset, space: FeatureSpace, chosen: Positive | None) -> Interactions:
-        """Reads every positive of a log, row group by row group.
+    def from_dataset(
+        cls, dataset: Dataset, space: FeatureSpace, chosen: Positive | None, labels: Sequence[str] = ()
+    ) -> Interactions:
+        """Reads every positive of a log, and these labels of it, row group by row group.
 
         Raises:
-          UserError: there is none, or `chosen` names a label that the log lacks.
+          UserError: there is none, or `chosen` or `labels` names a label that the log lacks.
         """
         positive = positive_of(dataset.schema, chosen)
-        pieces: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-        for table in dataset.scan([USER, ITEM, TIME, positive.label]):
+        pieces: list[tuple[np.ndarray, ...]] = []
+        for table in dataset.scan(list(dict.fromkeys([USER, ITEM, TIME, positive.label, *labels]))):
             kept = table.filter(np.nan_to_num(_floats(table, positive.label), nan=-np.inf) >= positive.at_least)
             users, items = space.users.position_of(kept.column(USER)), space.items.position_of(kept.column(ITEM))
-            pieces.append((users, items, kept.column(TIME).to_numpy()))
-        users, items, times = (np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
+            told = (_floats(kept, label).astype(np.float32) for label in labels)
+            pieces.append((users, items, kept.column(TIME).to_numpy(), *told))
+        users, items, times, *values = (np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
         if not len(users):
             raise UserError(
                 f"{dataset.path}: no event has {positive.label} >= {positive.at_least:g}.", "Change inputs.positive."
             )
         order = np.argsort(times, kind="stable")  # lists are in time order, rows of two lists may interleave
-        return cls(users[order], items[order], times[order])
+        of_labels = {label: value[order] for label, value in zip(labels, values, strict=True)}
+        return cls(users[order], items[order], times[order], of_labels)
 
     def between(self, start: int, stop: int) -> Interactions:
         """Those with start <= time < stop (seconds)."""
         first, last = np.searchsorted(self.times, [start, stop])
-        return Interactions(self.users[first:last], self.items[first:last], self.times[first:last])
+        rows = slice(first, last)
+        labels = {name: values[rows] for name, values in self.labels.items()}
+        return Interactions(self.users[rows], self.items[rows], self.times[rows], labels)
 
 
 def _floats(table: pa.Table, name: str) -> np.ndarray:

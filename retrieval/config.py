@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from foundation.config import Config
 from foundation.precision import Precision
+from retrieval.encoders.config import AttentionConfig, EncoderName, GruConfig, MultiInterestConfig
+from retrieval.objectives import RetrievalObjective, refuse_repeated_objectives
 
 OptimizerName = Literal["RowWiseAdagrad", "Adagrad"]
+TowerName = Literal["mlp", "identity"]
 
 
 class RetrievalConfig(Config):
@@ -23,6 +26,11 @@ class RetrievalConfig(Config):
     id_dropout: share of user and item ids hidden in training, so that what is unknown can be served from its features.
     batch_size: positives in a global batch, each the others' negatives. epochs: at most so many passes. patience:
     training stops after so many in a row without a better validation NDCG.
+
+    encoder: what reads the watch history (`retrieval.encoders`); gru, attention, multi_interest: its options. tower:
+    "mlp", or "identity": what the encoder gives is the query vector and an item's embedding the candidate vector, with
+    no bias; their widths must be `dim`. query_features, item_features: the inputs that each side reads; None: all
+    there are. objectives: what a positive is worth (`retrieval.objectives`); (): every one the same.
     """
 
     embedding_dim: int = Field(32, ge=1)
@@ -37,6 +45,30 @@ class RetrievalConfig(Config):
     batch_size: int = Field(1024, ge=2)
     epochs: int = Field(10, ge=1)
     patience: int = Field(2, ge=1)
+    encoder: EncoderName = "bag"
+    gru: GruConfig = GruConfig()
+    attention: AttentionConfig = AttentionConfig()
+    multi_interest: MultiInterestConfig = MultiInterestConfig()
+    tower: TowerName = "mlp"
+    query_features: tuple[str, ...] | None = Field(None, min_length=1)
+    item_features: tuple[str, ...] | None = Field(None, min_length=1)
+    objectives: tuple[RetrievalObjective, ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RetrievalConfig:
+        refuse_repeated_objectives(self.objectives)
+        units = self.attention.units or self.embedding_dim
+        if self.encoder == "attention" and units % self.attention.heads:
+            raise ValueError(
+                f"attention.heads: found {self.attention.heads} heads of {units} units; give a divisor of the units"
+            )
+        return self
+
+    @property
+    def longest_history(self) -> int | None:
+        """Watched items that the encoder has positions for; None: any number."""
+        by_place = {"attention": self.attention.length, "multi_interest": self.multi_interest.length}
+        return by_place.get(self.encoder)
 
 
 class IndexConfig(Config):

@@ -8,6 +8,7 @@ import numpy as np
 
 from inputs.entities import SECONDS_PER_DAY
 from inputs.ragged import Ragged
+from retrieval.interests import scores_of
 from retrieval.vectors import Vectors
 
 
@@ -23,8 +24,8 @@ class Asked(Protocol):
 
 
 class TwoTowerScorer:
-    """Scores by the model's inner products. A query's candidate vectors are those of its day, as an index built anew
-    each day would hold them."""
+    """Scores by the model's inner products, the largest where a query has several vectors. A query's candidate vectors
+    are those of its day, as an index built anew each day would hold them."""
 
     name = "two_tower"
 
@@ -40,7 +41,7 @@ class TwoTowerScorer:
         days = queries.times // SECONDS_PER_DAY
         for day in np.unique(days):
             rows = np.flatnonzero(days == day)
-            block = asked[rows] @ self._of_day(int(day)).T
+            block = scores_of(asked[rows], self._of_day(int(day)))
             if not scores.shape[1]:
                 scores = np.empty((len(queries.users), block.shape[1]), np.float32)
             scores[rows] = block

@@ -45,6 +45,16 @@ class Tower(keras.layers.Layer):
         return outputs + self._last(hidden)
 
 
+class Identity(keras.layers.Layer):
+    """[B, width] -> [B, width]: the vector is its inputs. Used as a `Tower`."""
+
+    def draws(self, rows: tf.Tensor, step: tf.Tensor, first_row: tf.Tensor | int = 0) -> list[tf.Tensor]:
+        return []
+
+    def call(self, inputs: tf.Tensor, draws: Sequence[tf.Tensor] = ()) -> tf.Tensor:
+        return inputs
+
+
 def _dense(width: int, units: int, seed: int) -> keras.layers.Dense:
     layer = keras.layers.Dense(units, kernel_initializer=keras.initializers.GlorotUniform(seed=seed))
     layer.build((None, width))

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from embeddings import ShardedEmbedding, Wire
 from embeddings.feature_tables import OPTIMIZERS, tables_for
 from embeddings.sharding import ShardingPlan
 from foundation.draws import uniform
+from foundation.errors import UserError
 from foundation.tf import keras, tf
 from inputs.entities import FeatureSpec
 from retrieval.config import RetrievalConfig
-from retrieval.softmax import in_batch_softmax
-from retrieval.towers import Tower, side_by_side, width_of
+from retrieval.encoders.features import chosen
+from retrieval.encoders.make import encoder_of
+from retrieval.interests import nearest_interest
+from retrieval.objectives import REWARD
+from retrieval.softmax import in_batch_softmax_by_row
+from retrieval.towers import Identity, Tower, side_by_side, width_of
 from strategies import Communicator, LocalCommunicator
 from strategies.share import share_of
 
@@ -25,7 +31,8 @@ class TwoTower(keras.Model):
     2016; Yi et al., RecSys 2019). Inputs: docs/architecture.md, "Names in batches".
 
     The candidate's bias is its vector's last element, against which the query's is 1: plain maximum inner product
-    search serves it.
+    search serves it. (Towers that are the identity have none.) With an encoder of several interests a query is as many
+    vectors, and its score for an item the largest of their products (`retrieval.interests`).
 
     steps: the training's, over which the tables' learning rate falls. communicator, plan, wire: among several ranks,
     see `ShardedEmbedding`. track_updates: see `TableConfig`.
@@ -45,26 +52,32 @@ class TwoTower(keras.Model):
     ) -> None:
         super().__init__(name="two_tower")
         self._communicator = communicator or LocalCommunicator()
-        self._query_features, self._item_features = dict(query_features), dict(item_features)
+        self._query_features = chosen("query_features", query_features, config.query_features)
+        self._item_features = chosen("item_features", item_features, config.item_features)
         self._id_dropout, self._seed = config.id_dropout, seed
+        self._encoder = encoder_of(config, self._query_features, item_features, seed + 3_000)
+        self._beside = {n: spec for n, spec in self._query_features.items() if n not in self._encoder.features}
+        self._weights = {REWARD + objective.name: objective.weight for objective in config.objectives}
         rate = falling(config.embedding_learning_rate, steps)
+        features = tables_for(
+            {**self._query_features, **self._item_features},
+            config.embedding_dim,
+            OPTIMIZERS[config.embedding_optimizer](rate),
+            seed,
+            config.embedding_precision,
+            track_updates,
+        )
+        watched = {n: replace(features[n], combiner=self._encoder.combiner) for n in self._encoder.features}
         self.embedding = ShardedEmbedding(
-            tables_for(
-                {**query_features, **item_features},
-                config.embedding_dim,
-                OPTIMIZERS[config.embedding_optimizer](rate),
-                seed,
-                config.embedding_precision,
-                track_updates,
-            ),
+            {**features, **watched},
             communicator=self._communicator,
             plan=plan,
             wire=wire,
         )
-        towers: dict[str, Any] = {"units": config.units, "dropout": config.dropout}
-        query_width, item_width = (width_of(side, config.embedding_dim) for side in (query_features, item_features))
-        self._query_tower = Tower("query_tower", query_width, dim=config.dim - 1, seed=seed + 1_000, **towers)
-        self._item_tower = Tower("item_tower", item_width, dim=config.dim, seed=seed + 2_000, **towers)
+        query_width = width_of(self._beside, config.embedding_dim) + self._encoder.width
+        item_width = width_of(self._item_features, config.embedding_dim)
+        self._biased = config.tower == "mlp"
+        self._query_tower, self._item_tower = _towers(config, query_width, item_width, seed)
 
     def begin(self, batch: Mapping[str, Any], step: tf.Tensor) -> dict[str, Any]:
         """What `losses_of` goes on from: that part of a training step on a retrieval batch, or on a rank's slice of it,
@@ -73,26 +86,35 @@ class TwoTower(keras.Model):
         inputs = {name: self._hidden(name, value, step, share.first) for name, value in batch.items()}
         names = [*self._query_features, *self._item_features]
         lookups = self.embedding.begin({n: inputs[n] for n in names if self._categorical(n)}, training=True)
-        others = [*(n for n in names if not self._categorical(n)), "item_position", "log_q"]
-        rows = tf.shape(batch["item_position"])[0]
-        draws = {side: tower.draws(rows, step, share.first) for side, tower in self._towers().items()}
+        others = [*(n for n in names if not self._categorical(n)), "item_position", "log_q", *self._weights]
+        rows, vectors = tf.shape(batch["item_position"])[0], self._encoder.interests or 1
+        draws = {
+            "encoder": self._encoder.draws(rows, step, share.first),
+            "query": self._query_tower.draws(rows * vectors, step, share.first * vectors),
+            "item": self._item_tower.draws(rows, step, share.first),
+        }
         return {"inputs": {n: inputs[n] for n in others}, "share": share, "lookups": lookups, "draws": draws}
 
-    def _towers(self) -> dict[str, Tower]:
-        return {"query": self._query_tower, "item": self._item_tower}
-
     def losses_of(self, begun: Mapping[str, Any], step: tf.Tensor) -> dict[str, tf.Tensor]:
-        """{"loss": scalar} of what `begin` began. Of a rank's slice of a batch: its share, which sums to the loss over
-        all ranks."""
+        """Scalars of what `begin` began: {"loss"}, and with objectives the loss of each under its name. Of a rank's
+        slice of a batch: its share, which sums to the loss over all ranks."""
         inputs, share, draws = begun["inputs"], begun["share"], begun["draws"]
         activations = self.embedding(begun["lookups"], training=True)
-        queries = self._query(activations, inputs, draws["query"])
+        queries = self._query(activations, inputs, draws)
         item_inputs = side_by_side(self._item_features, activations, inputs)
         candidates = self._item_tower(item_inputs, draws["item"])
-        return {"loss": in_batch_softmax(queries, candidates, inputs["item_position"], inputs["log_q"], share)}
+        if self._encoder.interests is not None:
+            queries = nearest_interest(queries, candidates)
+        by_row = in_batch_softmax_by_row(queries, candidates, inputs["item_position"], inputs["log_q"], share)
+        if not self._weights:
+            return {"loss": tf.reduce_sum(by_row)}
+        losses = {name: tf.reduce_sum(inputs[name] * by_row) for name in self._weights}
+        total = tf.add_n([weight * losses[name] for name, weight in self._weights.items()])
+        by_objective = {name.removeprefix(REWARD): loss for name, loss in losses.items()}
+        return {"loss": total / sum(self._weights.values()), **by_objective}
 
     def embed_queries(self, inputs: Mapping[str, Any]) -> tf.Tensor:
-        """[B, dim] query vectors."""
+        """[B, dim] query vectors, or [B, interests, dim]."""
         activations = self.embedding({n: inputs[n] for n in self._query_features if self._categorical(n)})
         return self._query(activations, inputs)
 
@@ -102,11 +124,21 @@ class TwoTower(keras.Model):
         return self._item_tower(side_by_side(self._item_features, activations, inputs))
 
     def _query(
-        self, activations: Mapping[str, tf.Tensor], inputs: Mapping[str, Any], draws: Sequence[tf.Tensor] = ()
+        self, activations: Mapping[str, Any], inputs: Mapping[str, Any], draws: Mapping[str, Sequence[tf.Tensor]] = {}
     ) -> tf.Tensor:
-        query_inputs = side_by_side(self._query_features, activations, inputs)
-        vectors = self._query_tower(query_inputs, draws)
-        return tf.concat([vectors, tf.ones_like(vectors[:, :1])], axis=1)
+        """Each interest goes through the tower as a row of its own, beside the query's other inputs."""
+        vectors, interests = None, self._encoder.interests
+        if self._encoder.features:
+            vectors = self._encoder(activations, draws.get("encoder", ()))
+            vectors = vectors if interests is None else tf.reshape(vectors, [-1, self._encoder.width])
+        if self._beside:
+            beside = side_by_side(self._beside, activations, inputs)
+            beside = beside if interests is None else tf.repeat(beside, interests, axis=0)
+            vectors = beside if vectors is None else tf.concat([beside, vectors], axis=1)
+        vectors = self._query_tower(vectors, draws.get("query", ()))
+        if self._biased:
+            vectors = tf.concat([vectors, tf.ones_like(vectors[:, :1])], axis=1)
+        return vectors if interests is None else tf.reshape(vectors, [-1, interests, vectors.shape[1]])
 
     def _categorical(self, name: str) -> bool:
         spec = self._query_features.get(name) or self._item_features[name]
@@ -119,6 +151,27 @@ class TwoTower(keras.Model):
         purpose = self._seed + 1 + _HIDDEN_BY_ID_DROPOUT.index(name)
         draws = uniform(tf.shape(value)[0], 1, first_row, step, purpose)[:, 0]
         return tf.where(draws < self._id_dropout, tf.zeros_like(value), value)
+
+
+def _towers(
+    config: RetrievalConfig, query_width: int, item_width: int, seed: int
+) -> tuple[Tower | Identity, Tower | Identity]:
+    """The query's, which leaves its last element to the bias, and the item's.
+
+    Raises:
+      UserError: they are to be the identity, and their inputs are not `config.dim` wide.
+    """
+    if config.tower == "mlp":
+        options: dict[str, Any] = {"units": config.units, "dropout": config.dropout}
+        query_tower = Tower("query_tower", query_width, dim=config.dim - 1, seed=seed + 1_000, **options)
+        return query_tower, Tower("item_tower", item_width, dim=config.dim, seed=seed + 2_000, **options)
+    if (query_width, item_width) != (config.dim, config.dim):
+        raise UserError(
+            f"retrieval.tower: 'identity' wants inputs as wide as retrieval.dim, {config.dim}; the query's are "
+            f"{query_width} wide and the item's {item_width}.",
+            "Choose retrieval.query_features, retrieval.item_features, embedding_dim and the encoder's units so.",
+        )
+    return Identity(name="query_tower"), Identity(name="item_tower")
 
 
 def falling(learning_rate: float, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:

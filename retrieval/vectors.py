@@ -26,7 +26,8 @@ class Vectors:
         self._embed_items = tf.function(partial(run, model.embed_items), reduce_retracing=True)
 
     def queries(self, users: np.ndarray, histories: Ragged) -> np.ndarray:
-        """[Q, D] float32 of users [Q] (positions) with these histories (item positions, oldest first)."""
+        """[Q, D] or [Q, interests, D] float32 of users [Q] (positions) with these histories (item positions, oldest
+        first)."""
         return _by_block(
             self._embed_queries,
             lambda rows: self._space.query_inputs(users[rows], histories.take(rows)),

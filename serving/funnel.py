@@ -22,6 +22,7 @@ from inputs.ragged import Ragged
 from postranking.candidates import Candidates
 from postranking.rerank import Slate, rerank
 from retrieval.index import Index
+from retrieval.interests import search_interests
 from serving.bundle import MANIFEST, Card, load_signature, read_card, readable
 from serving.recommendation import Recommendation, RecommendedItem, StageReport
 from serving.signatures import flatten
@@ -122,8 +123,8 @@ class Funnel:
             query = self._query_tower(**query_inputs)["query"].numpy()
         with _timed(stages, "retrieval") as done:
             excluded = np.unique(np.concatenate([seen if self.card.postranking.exclude_seen else seen[:0], blocked]))
-            found, similarities = self._index.search_excluding(
-                query, self.card.funnel.retrieve, Ragged(excluded, np.array([0, len(excluded)]))
+            found, similarities = search_interests(
+                self._index, query, self.card.funnel.retrieve, Ragged(excluded, np.array([0, len(excluded)]))
             )
             items, similarity = found[0][found[0] >= 0], similarities[0][found[0] >= 0]
             done(len(items))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from retrieval.index import Index
+from retrieval.interests import single
 from retrieval.vectors import Vectors
 from trainer.workspace import Workspace
 
@@ -20,10 +21,11 @@ def index_as_of(workspace: Workspace, vectors: Vectors, moment: int) -> tuple[np
 
 
 def _queries(workspace: Workspace, vectors: Vectors, moment: int) -> np.ndarray | None:
-    """Query vectors of a sample of the log's users, as the index will be asked; None before anybody was there."""
+    """[n, D] query vectors of a sample of the log's users, as the index will be asked; None before anybody was
+    there."""
     users = np.unique(workspace.interactions.between(0, moment).users)
     if not len(users):
         return None
     users = np.random.default_rng(workspace.job.seed).permutation(users)[:SAMPLED_USERS]
     now = np.full(len(users), moment)
-    return vectors.queries(users, workspace.histories.before(users, now, workspace.job.inputs.history_length))
+    return single(vectors.queries(users, workspace.histories.before(users, now, workspace.job.inputs.history_length)))

@@ -103,6 +103,16 @@ class Job(Config):
     evaluation: EvaluationConfig = EvaluationConfig()
     training: TrainingConfig = TrainingConfig()
 
+    @model_validator(mode="after")
+    def _histories_fit(self) -> Job:
+        longest, found = self.retrieval.longest_history, self.inputs.history_length
+        if longest is not None and longest < found:
+            raise ValueError(
+                f"retrieval.{self.retrieval.encoder}.length: found {longest}, fewer than inputs.history_length, which "
+                f"is {found}; make them equal"
+            )
+        return self
+
     def run_path(self) -> Path:
         """The run directory with its placeholders filled in."""
         data = Path(self.inputs.path).resolve().stem if self.inputs.path else self.inputs.format

@@ -15,6 +15,8 @@ from inputs.entities import FeatureSpec
 from inputs.features import Inputs
 from inputs.ragged import Ragged
 from inputs.schema import ITEM, USER
+from retrieval.encoders.features import chosen, one_per_item
+from trainer.encoder_cost import encoder_cost
 from trainer.workspace import Workspace
 
 RANKERS_OPTIMIZER = "RowWiseAdagrad"
@@ -43,16 +45,22 @@ def _retrieval(workspace: Workspace) -> Workload:
         space, positives, workspace.histories, job.inputs.history_length, config.batch_size, job.seed
     )
     batch = batches.batch(0, len(batches) // 2)
-    features = {**space.query_features, **space.item_features}
-    query, item = (_width(of, config.embedding_dim) for of in (space.query_features, space.item_features))
+    query_features = chosen("query_features", space.query_features, config.query_features)
+    item_features = chosen("item_features", space.item_features, config.item_features)
+    query, item = (_width(of, config.embedding_dim) for of in (query_features, item_features))
+    rows, table = len(batch["item_position"]), (config.embedding_dim, config.embedding_optimizer)
+    scores = Dense(6.0 * config.dim * config.batch_size)  # each query against every candidate of the batch
+    if config.encoder != "bag":
+        read = len(one_per_item(query_features, space.item_features)) * config.embedding_dim
+        width, encoder = encoder_cost(config, read, len(_values(batch["history_item_id"])) / rows)
+        query, scores = query - read + width, scores + encoder
     towers = [
         part
         for width, dim in ((query, config.dim - 1), (item, config.dim))
         for part in (Dense.stack([width, dim]), Dense.stack([width, *config.units, dim]))
+        if config.tower == "mlp"
     ]
-    scores = Dense(6.0 * config.dim * config.batch_size)  # each query against every candidate of the batch
-    rows, table = len(batch["item_position"]), (config.embedding_dim, config.embedding_optimizer)
-    tables = _tables(features, batch, rows, *table, config.embedding_precision)
+    tables = _tables({**query_features, **item_features}, batch, rows, *table, config.embedding_precision)
     return Workload(tables, config.batch_size, sum(towers, scores))
 
 
@@ -94,8 +102,7 @@ def _tables(
     looked_up: dict[str, list[np.ndarray]] = {}
     for name, spec in features.items():
         if spec.table:
-            value = batch[name]
-            looked_up.setdefault(spec.table, []).append(value.values if isinstance(value, Ragged) else value)
+            looked_up.setdefault(spec.table, []).append(_values(batch[name]))
     sizes = {spec.table: spec.vocabulary_size for spec in features.values() if spec.table}
     tables = []
     for name, parts in looked_up.items():
@@ -105,3 +112,7 @@ def _tables(
         table = TableSpec(name, sizes[name], dim, zipf_alpha=alpha, optimizer=optimizer, precision=precision)
         tables.append(table.looked_up_by(factors))
     return tuple(tables)
+
+
+def _values(value: np.ndarray | Ragged) -> np.ndarray:
+    return value.values if isinstance(value, Ragged) else value

@@ -16,6 +16,7 @@ def check_tpu_job(job: Job, cores: int) -> None:
     wanted = {
         f"retrieval.embedding_optimizer={OPTIMIZER}": retrieval.embedding_optimizer == OPTIMIZER,
         "retrieval.embedding_precision=float32": retrieval.embedding_precision == "float32",
+        "retrieval.encoder=bag": retrieval.encoder == "bag",
         f"retrieval.batch_size=a multiple of {cores}": retrieval.batch_size % cores == 0,
         "training.plan=null": training.plan is None,
         "training.wire=float32": training.wire == "float32",

@@ -19,6 +19,7 @@ from inputs.histories import Histories
 from inputs.interactions import Interactions
 from inputs.lists import PeriodLists
 from inputs.splits import Split
+from retrieval.objectives import labels_of
 from trainer.job import Job
 from trainer.run_directory import RunDirectory
 from trainer.supervisor.member import Membership
@@ -74,7 +75,8 @@ class Workspace:
     def _opened(self) -> tuple[FeatureSpace, Interactions]:
         self.need("data")
         space = FeatureSpace.load(self.run.space)
-        interactions = Interactions.from_dataset(self.dataset, space, self.job.inputs.positive)
+        labels = labels_of(self.job.retrieval.objectives, self.dataset.schema.labels)
+        interactions = Interactions.from_dataset(self.dataset, space, self.job.inputs.positive, labels)
         space.follow(interactions)
         return space, interactions
 

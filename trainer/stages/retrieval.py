@@ -8,6 +8,7 @@ from evaluation.harness import evaluate
 from foundation.errors import UserError
 from foundation.tf import keras
 from inputs.batches import retrieval_batches
+from retrieval.objectives import rewards_of
 from retrieval.scorer import TwoTowerScorer
 from retrieval.two_tower import TwoTower, falling
 from retrieval.vectors import Vectors
@@ -37,6 +38,7 @@ def perform(workspace: Workspace) -> dict[str, Any]:
         job.retrieval.batch_size,
         job.seed,
         one_size=world.strategy.fixed_shapes,
+        rewards=rewards_of(job.retrieval.objectives, positives.labels, len(positives)),
     )
     steps = len(batches) * job.retrieval.epochs
     model = workspace.new_two_tower(steps, world)
