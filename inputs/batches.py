@@ -23,18 +23,36 @@ BATCHES_PER_STRETCH = 4
 FILLED_ITEM, FILLED_LOG_Q = -1, 1e9  # of a row that only fills up a batch: no logit survives that correction
 
 
+@dataclass(frozen=True)
+class Part:
+    """A rank's part of global batch `k` of an epoch. units: [n] its own; whole: [B] the batch's; rows: how many the
+    part is filled up to."""
+
+    units: np.ndarray
+    whole: np.ndarray
+    rows: int
+    epoch: int
+    k: int
+    rank: int
+    world_size: int
+
+    def slice_of(self, count: int) -> slice:
+        """This rank's of `count` things that all ranks share out."""
+        return slice(count * self.rank // self.world_size, count * (self.rank + 1) // self.world_size)
+
+
 class Batches:
     """The batches of a training. Global batch k of an epoch holds the same units whatever the world size; a rank reads
     its slice of them.
 
-    order_of: epoch -> its batches; make: (units [n], rows) -> the batch, filled up to so many rows; units: in an epoch;
-    size: units that every batch is filled up to, None: a batch has as many rows as it has units.
+    order_of: epoch -> its batches; make: makes a part's inputs, filled up to its rows; units: in an epoch; size: units
+    that every batch is filled up to, None: a batch has as many rows as it has units.
     """
 
     def __init__(
         self,
         order_of: Callable[[int], BatchOrder],
-        make: Callable[[np.ndarray, int], Inputs],
+        make: Callable[[Part], Inputs],
         units: int,
         size: int | None = None,
     ) -> None:
@@ -54,7 +72,7 @@ class Batches:
         units = self._order.batch(k)
         size = len(units) if self._size is None else self._size
         first, end = size * rank // world_size, size * (rank + 1) // world_size
-        return self._make(units[first:end], end - first)
+        return self._make(Part(units[first:end], units, end - first, epoch, k, rank, world_size))
 
     def iterate(self, epoch: int, k: int = 0, rank: int = 0, world_size: int = 1) -> ReadAhead:
         """Batches k, k + 1, ... to the end of the epoch, made ahead by a thread."""
@@ -179,8 +197,8 @@ def ranking_batches(
     `list_row_splits`; per row item and context inputs, `item_position`, and `label_<name>` (NaN: unknown)."""
     mean_rows = max(lists.rows / max(lists.sizes.sum(), 1), 1.0)
 
-    def make(units: np.ndarray, _: int) -> Inputs:
-        return list_inputs(space, lists.gather(units), histories, history_length)
+    def make(part: Part) -> Inputs:
+        return list_inputs(space, lists.gather(part.units), histories, history_length)
 
     per_batch = max(round(rows_per_batch / mean_rows), 1)
     return Batches(lambda epoch: Consecutive(EpochOrder(lists.sizes, seed, epoch), per_batch), make, len(lists))
