@@ -15,30 +15,15 @@ from inputs.histories import Histories
 from inputs.interactions import Interactions
 from inputs.lists import PeriodLists
 from inputs.order import BatchOrder, Consecutive, EpochOrder, OfOneStretch
-from inputs.ragged import Ragged
+from inputs.part import Part
+from inputs.ragged import Ragged, joined
+from inputs.sampled_rows import SampledRows, StretchShares
+from inputs.sampling import Beside
 
 READ_AHEAD = 4
 PATIENCE = 0.1  # seconds a thread waits before it looks whether it is still wanted
 BATCHES_PER_STRETCH = 4
 FILLED_ITEM, FILLED_LOG_Q = -1, 1e9  # of a row that only fills up a batch: no logit survives that correction
-
-
-@dataclass(frozen=True)
-class Part:
-    """A rank's part of global batch `k` of an epoch. units: [n] its own; whole: [B] the batch's; rows: how many the
-    part is filled up to."""
-
-    units: np.ndarray
-    whole: np.ndarray
-    rows: int
-    epoch: int
-    k: int
-    rank: int
-    world_size: int
-
-    def slice_of(self, count: int) -> slice:
-        """This rank's of `count` things that all ranks share out."""
-        return slice(count * self.rank // self.world_size, count * (self.rank + 1) // self.world_size)
 
 
 class Batches:
@@ -145,6 +130,7 @@ def retrieval_batches(
     seed: int,
     one_size: bool = False,
     rewards: Mapping[str, np.ndarray] | None = None,
+    beside: Beside | None = None,
 ) -> Batches:
     """One row per training positive: query inputs as they stood then, the positive's item inputs, `item_position`
     [B] int64 and `log_q` [B] float32, the log of the item's share of the positives of its time. rewards: [positives]
@@ -154,20 +140,35 @@ def retrieval_batches(
     and what competed for a user then is what was new and liked then. `log_q` is the share within the stretch.
 
     one_size: a batch with fewer rows is filled up with rows of item_position FILLED_ITEM, which count for nothing.
+
+    beside: what else it holds. Sampled items, or the whole catalogue, stand in the item inputs after the positives
+    (`SampledRows`, which says what is told of them); `log_draws` [B] is the log of how often they are expected to hold
+    each positive's item. `known_items` is ragged: the positions of every training positive of the row's user.
     """
     length = BATCHES_PER_STRETCH * batch_size
-    stretch = np.arange(len(positives)) // length
-    _, place, count = np.unique(stretch * len(space.items) + positives.items, return_inverse=True, return_counts=True)
-    log_shares = np.log(count[place] / np.bincount(stretch)[stretch]).astype(np.float32)
+    beside = beside or Beside()
+    shares = StretchShares(positives.items, len(space.items), length)
+    sampled = SampledRows(space, positives, shares, length, beside, seed)
+    known = Histories(positives) if beside.known else None
 
-    def make(units: np.ndarray, rows: int) -> Inputs:
+    def make(part: Part) -> Inputs:
+        units = part.units
         users, items, times = positives.users[units], positives.items[units], positives.times[units]
         batch = space.query_inputs(users, histories.before(users, times, history_length))
         batch.update(space.item_inputs(items, times))
         batch["item_position"] = items
-        batch["log_q"] = log_shares[units]
+        batch["log_q"] = shares.log[units]
         batch.update({name: values[units] for name, values in (rewards or {}).items()})
-        return {name: _filled(name, value, rows - len(units)) for name, value in batch.items()}
+        if known is not None:
+            batch["known_items"] = known.all(users)
+        if len(sampled):
+            batch["log_draws"] = sampled.log_draws(part)
+        batch = {name: _filled(name, value, part.rows - len(units)) for name, value in batch.items()}
+        if len(sampled):
+            more = sampled.item_inputs(part)
+            batch.update({name: joined([batch[name], value]) for name, value in more.items()})
+            batch.update(sampled.told(part))
+        return batch
 
     def order_of(epoch: int) -> OfOneStretch:
         return OfOneStretch(len(positives), length, batch_size, seed, epoch)

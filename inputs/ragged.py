@@ -58,3 +58,12 @@ def gather_ranges(values: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> 
     splits = splits_of(stops - starts)
     where = np.arange(splits[-1]) + np.repeat(starts - splits[:-1], stops - starts)
     return Ragged(values[where], splits)
+
+
+def joined(parts: Sequence[np.ndarray | Ragged]) -> np.ndarray | Ragged:
+    """The rows of all, one part behind the other; all are arrays, or all ragged."""
+    ragged = [part for part in parts if isinstance(part, Ragged)]
+    if not ragged:
+        return np.concatenate([part for part in parts if isinstance(part, np.ndarray)])
+    values = np.concatenate([part.values for part in ragged])
+    return Ragged(values, splits_of(np.concatenate([part.lengths for part in ragged])))

@@ -1,4 +1,4 @@
-"""Items drawn from the catalogue as negatives, and how often each is expected: pure functions of (seed, epoch, batch)."""
+"""Items drawn from the catalogue as negatives, and how often each is expected: functions of (seed, epoch, batch)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from inputs.order import generator_of
-from inputs.ragged import Ragged
 
 NEVER = -1e9  # the log of how often an item is drawn that cannot be
 NOT_YET = -1  # in place of the position of an item that is not published yet
@@ -20,23 +19,24 @@ class Beside:
 
     uniform: items of a global batch drawn evenly from what is published by then; popular: drawn by their positives to
     the power `popularity_power` (Mikolov et al., NIPS 2013, took 0.75). catalogue: every item, each once, in place of
-    draws. known: whether a row tells its user's positives.
+    draws. known: whether a row tells all of its user's training positives.
     """
 
     uniform: int = 0
     popular: int = 0
     popularity_power: float = 0.75
     catalogue: bool = False
-    known: Ragged | None = None
+    known: bool = False
 
 
 class CatalogueSampler:
-    """Draws items with replacement: `uniform` of them evenly, then `popular` by how often each is positive. An item
-    published only after `moment` (seconds) is not drawn."""
+    """Draws items with replacement: `uniform` of them evenly, then `popular` by how often each is positive; or gives
+    the whole catalogue. An item published only after `moment` (seconds) is not there yet."""
 
     def __init__(self, beside: Beside, counts: np.ndarray, publication: np.ndarray | None, seed: int) -> None:
         """counts: [N] positives of each item; publication: [N] seconds, None: all were always there."""
         self._sizes, self._seed = (beside.uniform, beside.popular), seed
+        self._catalogue = beside.catalogue
         self._published = np.zeros(len(counts), np.int64) if publication is None else publication
         self._order = np.argsort(self._published, kind="stable")  # what is published by a moment comes first
         self._times = self._published[self._order]
@@ -48,11 +48,13 @@ class CatalogueSampler:
 
     @property
     def size(self) -> int:
-        """Items of a draw."""
-        return sum(self._sizes)
+        """Items that `draw` gives."""
+        return len(self._order) if self._catalogue else sum(self._sizes)
 
     def draw(self, epoch: int, k: int, moment: int) -> np.ndarray:
         """[size] int64 positions, those of global batch k. NOT_YET where nothing can be drawn."""
+        if self._catalogue:
+            return np.where(self._published <= moment, np.arange(len(self._order)), NOT_YET)
         generator = generator_of(self._seed, epoch, _PURPOSE + k)
         uniform, popular = (generator.random(size) for size in self._sizes)
         there = int(np.searchsorted(self._times, moment, side="right"))

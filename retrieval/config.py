@@ -8,11 +8,17 @@ from pydantic import Field, model_validator
 
 from foundation.config import Config
 from foundation.precision import Precision
+from inputs.sampling import Beside
 from retrieval.encoders.config import AttentionConfig, EncoderName, GruConfig, MultiInterestConfig
+from retrieval.negatives.config import FrequencyConfig, NegativesConfig
 from retrieval.objectives import RetrievalObjective, refuse_repeated_objectives
 
 OptimizerName = Literal["RowWiseAdagrad", "Adagrad"]
 TowerName = Literal["mlp", "identity"]
+LossName = Literal["sampled_softmax", "full_softmax"]
+LogQ = Literal["given", "streaming", "none"]
+
+SHARPER = 0.05  # the temperature of cosines, whose range is narrow
 
 
 class RetrievalConfig(Config):
@@ -31,6 +37,13 @@ class RetrievalConfig(Config):
     "mlp", or "identity": what the encoder gives is the query vector and an item's embedding the candidate vector, with
     no bias; their widths must be `dim`. query_features, item_features: the inputs that each side reads; None: all
     there are. objectives: what a positive is worth (`retrieval.objectives`); (): every one the same.
+
+    loss: "sampled_softmax", against the batch and `negatives`, or "full_softmax", against the whole catalogue, for a
+    small one. log_q: whence comes the probability that an item is sampled, by which logits are corrected: "given", its
+    share of the positives of the batch's time; "streaming", estimated while training (`frequency`); "none": they are
+    not. log_q_of: whose logits, "all" or the "negatives" alone (`retrieval.loss`). normalise: vectors have length 1,
+    the bias beside it. temperature: what inner products are divided by in the loss; None: 1, or 0.05 of normalised
+    vectors; learn_temperature: it only begins there.
     """
 
     embedding_dim: int = Field(32, ge=1)
@@ -53,6 +66,14 @@ class RetrievalConfig(Config):
     query_features: tuple[str, ...] | None = Field(None, min_length=1)
     item_features: tuple[str, ...] | None = Field(None, min_length=1)
     objectives: tuple[RetrievalObjective, ...] = ()
+    loss: LossName = "sampled_softmax"
+    log_q: LogQ = "given"
+    log_q_of: Literal["all", "negatives"] = "all"
+    frequency: FrequencyConfig = FrequencyConfig()
+    negatives: NegativesConfig = NegativesConfig()
+    normalise: bool = False
+    temperature: float | None = Field(None, gt=0)
+    learn_temperature: bool = False
 
     @model_validator(mode="after")
     def _consistent(self) -> RetrievalConfig:
@@ -62,7 +83,30 @@ class RetrievalConfig(Config):
             raise ValueError(
                 f"attention.heads: found {self.attention.heads} heads of {units} units; give a divisor of the units"
             )
+        drawn = [name for name in ("uniform", "popular", "queue") if getattr(self.negatives, name)]
+        if self.loss == "full_softmax" and drawn:
+            raise ValueError(
+                f"negatives.{drawn[0]}: found beside loss: full_softmax, whose negatives are the whole catalogue; "
+                "leave it out"
+            )
         return self
+
+    @property
+    def starting_temperature(self) -> float:
+        """`temperature`, or its default."""
+        return self.temperature or (SHARPER if self.normalise else 1.0)
+
+    @property
+    def beside(self) -> Beside:
+        """What its batches hold beside their positives."""
+        negatives = self.negatives
+        return Beside(
+            uniform=negatives.uniform,
+            popular=negatives.popular,
+            popularity_power=negatives.popularity_power,
+            catalogue=self.loss == "full_softmax",
+            known=negatives.hard > 0,
+        )
 
     @property
     def longest_history(self) -> int | None:

@@ -17,12 +17,22 @@ from retrieval.config import RetrievalConfig
 from retrieval.encoders.features import chosen
 from retrieval.encoders.make import encoder_of
 from retrieval.interests import nearest_interest
+from retrieval.item_rows import ItemRows
+from retrieval.loss import RetrievalLoss
+from retrieval.normalise import unit
 from retrieval.objectives import REWARD
-from retrieval.softmax import in_batch_softmax_by_row
 from retrieval.towers import Identity, Tower, side_by_side, width_of
 from strategies import Communicator, LocalCommunicator
-from strategies.share import share_of
 
+TOLD = (
+    "item_position",
+    "log_q",
+    "log_draws",
+    "sampled_position",
+    "sampled_log_q",
+    "sampled_log_draws",
+    "known_items",
+)
 _HIDDEN_BY_ID_DROPOUT = ("user_id", "item_id")
 
 
@@ -31,8 +41,9 @@ class TwoTower(keras.Model):
     2016; Yi et al., RecSys 2019). Inputs: docs/architecture.md, "Names in batches".
 
     The candidate's bias is its vector's last element, against which the query's is 1: plain maximum inner product
-    search serves it. (Towers that are the identity have none.) With an encoder of several interests a query is as many
-    vectors, and its score for an item the largest of their products (`retrieval.interests`).
+    search serves it. (Towers that are the identity have none; where vectors are normalised it stands beside them.)
+    With an encoder of several interests a query is as many vectors, and its score for an item the largest of their
+    products (`retrieval.interests`). What is minimised, and what a training remembers for it, is `retrieval_loss`.
 
     steps: the training's, over which the tables' learning rate falls. communicator, plan, wire: among several ranks,
     see `ShardedEmbedding`. track_updates: see `TableConfig`.
@@ -76,36 +87,40 @@ class TwoTower(keras.Model):
         )
         query_width = width_of(self._beside, config.embedding_dim) + self._encoder.width
         item_width = width_of(self._item_features, config.embedding_dim)
-        self._biased = config.tower == "mlp"
+        self._biased, self._normalised = config.tower == "mlp", config.normalise
         self._query_tower, self._item_tower = _towers(config, query_width, item_width, seed)
+        catalogue = item_features["item_id"].vocabulary_size if "item_id" in item_features else 1
+        self.retrieval_loss = RetrievalLoss(config, catalogue, seed)
 
     def begin(self, batch: Mapping[str, Any], step: tf.Tensor) -> dict[str, Any]:
         """What `losses_of` goes on from: that part of a training step on a retrieval batch, or on a rank's slice of it,
         which reads no weight. `step` [] int64 seeds what is random in it."""
-        share = share_of(self._communicator, tf.shape(batch["item_position"])[0])
-        inputs = {name: self._hidden(name, value, step, share.first) for name, value in batch.items()}
+        rows = ItemRows.of(self._communicator, batch)
+        share, count = rows.share, tf.shape(batch["item_position"])[0]
+        inputs = {name: self._hidden(name, value, step, rows) for name, value in batch.items()}
         names = [*self._query_features, *self._item_features]
         lookups = self.embedding.begin({n: inputs[n] for n in names if self._categorical(n)}, training=True)
-        others = [*(n for n in names if not self._categorical(n)), "item_position", "log_q", *self._weights]
-        rows, vectors = tf.shape(batch["item_position"])[0], self._encoder.interests or 1
+        told = [*(n for n in names if not self._categorical(n)), *(n for n in TOLD if n in batch), *self._weights]
+        vectors = self._encoder.interests or 1
         draws = {
-            "encoder": self._encoder.draws(rows, step, share.first),
-            "query": self._query_tower.draws(rows * vectors, step, share.first * vectors),
-            "item": self._item_tower.draws(rows, step, share.first),
+            "encoder": self._encoder.draws(count, step, share.first),
+            "query": self._query_tower.draws(count * vectors, step, share.first * vectors),
+            "item": rows.drawn(lambda count, first: self._item_tower.draws(count, step, first)),
         }
-        return {"inputs": {n: inputs[n] for n in others}, "share": share, "lookups": lookups, "draws": draws}
+        return {"inputs": {n: inputs[n] for n in told}, "rows": rows, "lookups": lookups, "draws": draws}
 
     def losses_of(self, begun: Mapping[str, Any], step: tf.Tensor) -> dict[str, tf.Tensor]:
         """Scalars of what `begin` began: {"loss"}, and with objectives the loss of each under its name. Of a rank's
         slice of a batch: its share, which sums to the loss over all ranks."""
-        inputs, share, draws = begun["inputs"], begun["share"], begun["draws"]
+        inputs, rows, draws = begun["inputs"], begun["rows"], begun["draws"]
         activations = self.embedding(begun["lookups"], training=True)
         queries = self._query(activations, inputs, draws)
-        item_inputs = side_by_side(self._item_features, activations, inputs)
-        candidates = self._item_tower(item_inputs, draws["item"])
+        own, sampled = rows.candidates(self._items(activations, inputs, draws["item"]), inputs)
         if self._encoder.interests is not None:
-            queries = nearest_interest(queries, candidates)
-        by_row = in_batch_softmax_by_row(queries, candidates, inputs["item_position"], inputs["log_q"], share)
+            queries = nearest_interest(queries, own.vectors)
+        by_row = self.retrieval_loss.by_row(
+            queries, own, rows.share, sampled, rows.sampled_share, inputs.get("known_items")
+        )
         if not self._weights:
             return {"loss": tf.reduce_sum(by_row)}
         losses = {name: tf.reduce_sum(inputs[name] * by_row) for name in self._weights}
@@ -121,7 +136,13 @@ class TwoTower(keras.Model):
     def embed_items(self, inputs: Mapping[str, Any]) -> tf.Tensor:
         """[B, dim] candidate vectors."""
         activations = self.embedding({n: inputs[n] for n in self._item_features if self._categorical(n)})
-        return self._item_tower(side_by_side(self._item_features, activations, inputs))
+        return self._items(activations, inputs)
+
+    def _items(
+        self, activations: Mapping[str, tf.Tensor], inputs: Mapping[str, Any], draws: Sequence[tf.Tensor] = ()
+    ) -> tf.Tensor:
+        vectors = self._item_tower(side_by_side(self._item_features, activations, inputs), draws)
+        return unit(vectors, self._biased) if self._normalised else vectors
 
     def _query(
         self, activations: Mapping[str, Any], inputs: Mapping[str, Any], draws: Mapping[str, Sequence[tf.Tensor]] = {}
@@ -138,18 +159,24 @@ class TwoTower(keras.Model):
         vectors = self._query_tower(vectors, draws.get("query", ()))
         if self._biased:
             vectors = tf.concat([vectors, tf.ones_like(vectors[:, :1])], axis=1)
+        if self._normalised:
+            vectors = unit(vectors, self._biased)
         return vectors if interests is None else tf.reshape(vectors, [-1, interests, vectors.shape[1]])
 
     def _categorical(self, name: str) -> bool:
         spec = self._query_features.get(name) or self._item_features[name]
         return spec.kind != "number"
 
-    def _hidden(self, name: str, value: Any, step: tf.Tensor, first_row: tf.Tensor) -> Any:
+    def _hidden(self, name: str, value: Any, step: tf.Tensor, rows: ItemRows) -> Any:
         """The ids of a share of the rows replaced by the unknown id, 0."""
         if name not in _HIDDEN_BY_ID_DROPOUT or not self._id_dropout:
             return value
         purpose = self._seed + 1 + _HIDDEN_BY_ID_DROPOUT.index(name)
-        draws = uniform(tf.shape(value)[0], 1, first_row, step, purpose)[:, 0]
+
+        def drawn(count: tf.Tensor, first_row: tf.Tensor) -> list[tf.Tensor]:
+            return [uniform(count, 1, first_row, step, purpose)[:, 0]]
+
+        [draws] = rows.drawn(drawn) if name == "item_id" else drawn(tf.shape(value)[0], rows.share.first)
         return tf.where(draws < self._id_dropout, tf.zeros_like(value), value)
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from trainer.workspace import Workspace
 
 _FACTS = "warm_start.json"
-_NO_WEIGHTS = ("gradient_trap",)
+_NO_WEIGHTS = ("gradient_trap", "retrieval_loss/")  # what a training remembers of its own items is not another's
 
 
 class WarmStart:

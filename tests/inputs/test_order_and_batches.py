@@ -56,7 +56,7 @@ def test_stretches_are_mixed_over_the_epoch():
 def _batches(make=None, size=None) -> Batches:
     return Batches(
         lambda epoch: Consecutive(EpochOrder(np.array([103]), 3, epoch), 10),
-        make or (lambda units, _: {"unit": units}),
+        make or (lambda part: {"unit": part.units}),
         103,
         size,
     )
@@ -86,7 +86,7 @@ def test_ranks_together_hold_the_global_batch(world_size):
 
 @pytest.mark.parametrize("world_size", [1, 2, 5])
 def test_batches_of_one_size_are_filled_up_behind_their_units(world_size):
-    batches, as_they_are = _batches(lambda units, rows: {"unit": units, "rows": rows}, size=10), _batches()
+    batches, as_they_are = _batches(lambda part: {"unit": part.units, "rows": part.rows}, size=10), _batches()
     for k in range(len(batches)):
         slices = [batches.batch(1, k, rank, world_size) for rank in range(world_size)]
         assert {each["rows"] for each in slices} == {10 // world_size}
@@ -94,7 +94,7 @@ def test_batches_of_one_size_are_filled_up_behind_their_units(world_size):
 
 
 def test_an_error_in_the_reading_thread_reaches_the_caller():
-    def make(units, _):
+    def make(part):
         raise ValueError("torn")
 
     with pytest.raises(ValueError, match="torn"):
@@ -104,9 +104,9 @@ def test_an_error_in_the_reading_thread_reaches_the_caller():
 def test_closing_lets_a_waiting_reader_go():
     gate = threading.Event()
 
-    def make(units, _):
+    def make(part):
         gate.wait()
-        return {"unit": units}
+        return {"unit": part.units}
 
     source = _batches(make).iterate(0)
     left = []

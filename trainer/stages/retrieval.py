@@ -39,6 +39,7 @@ def perform(workspace: Workspace) -> dict[str, Any]:
         job.seed,
         one_size=world.strategy.fixed_shapes,
         rewards=rewards_of(job.retrieval.objectives, positives.labels, len(positives)),
+        beside=job.retrieval.beside,
     )
     steps = len(batches) * job.retrieval.epochs
     model = workspace.new_two_tower(steps, world)

@@ -1,0 +1,1 @@
+"""Where a positive's negatives come from: the batch, draws from the catalogue, the batches before, the hardest."""
