@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -87,6 +88,10 @@ class Log:
 
 @pytest.fixture(scope="session")
 def log(tmp_path_factory) -> Log:
+    return small_log(tmp_path_factory.mktemp("log"))
+
+
+def small_log(folder: Path) -> Log:
     """Ten days of clicks of 30 users on 40 items, ids scattered so that positions cannot be guessed."""
     rng = np.random.default_rng(3)
     day, rows = 86_400, 1_500
@@ -95,7 +100,7 @@ def log(tmp_path_factory) -> Log:
         item_features=(Feature(name="topic", kind="category"), Feature(name="published", kind="time")),
         labels=(Label(name="click", kind="binary"),),
     )
-    path = tmp_path_factory.mktemp("log") / "data"
+    path = folder / "data"
     with DatasetWriter(path, schema, "a test") as writer:
         writer.write_users(pa.table({"user_id": users}))
         writer.write_items(
