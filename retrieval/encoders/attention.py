@@ -34,7 +34,7 @@ class SelfAttention(Encoder):
         self._mapped = Mapped("inputs", len(features) * dim, units, seed)
         self._positions = positions(self, config.length, units, seed + 1)
         self._blocks = [_Block(f"block_{i}", units, config.heads, seed + 10 * (i + 1)) for i in range(config.blocks)]
-        self._norm = _layer_norm(units)
+        self._norm = _layer_norm(None, units)
 
     def draws(self, rows: tf.Tensor, step: tf.Tensor, first_row: tf.Tensor | int = 0) -> list[tf.Tensor]:
         """[rows, length * units] each: by place in the history, whatever other rows' lengths are."""
@@ -66,7 +66,7 @@ class _Block(keras.layers.Layer):
     def __init__(self, name: str, units: int, heads: int, seed: int) -> None:
         super().__init__(name=name)
         self._heads = heads
-        self._norms = [_layer_norm(units), _layer_norm(units)]
+        self._norms = [_layer_norm(None, None, units) for _ in range(2)]
         self._query, self._key, self._value = (dense(units, units, seed + i, use_bias=False) for i in range(3))
         self._inner = dense(units, units, seed + 3, activation="relu")
         self._outer = dense(units, units, seed + 4)
@@ -87,7 +87,7 @@ class _Block(keras.layers.Layer):
         return tf.reshape(values, [shape[0], shape[1], self._heads, values.shape[-1] // self._heads])
 
 
-def _layer_norm(units: int) -> keras.layers.LayerNormalization:
+def _layer_norm(*shape: int | None) -> keras.layers.LayerNormalization:
     layer = keras.layers.LayerNormalization(epsilon=1e-6)
-    layer.build((None, None, units))
+    layer.build(shape)
     return layer
