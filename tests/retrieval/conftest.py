@@ -61,19 +61,25 @@ class World:
             "item_published_age": (np.asarray(items) % 7).astype(np.float32),
         }
 
-    def batch(self, rows: int, seed: int) -> dict[str, Any]:
-        """A retrieval batch (numpy): users drawn evenly, each with an item of the topic they like."""
+    def batch(self, rows: int, seed: int, longest: int | None = None) -> dict[str, Any]:
+        """A retrieval batch (numpy): users drawn evenly, each with an item of the topic they like. longest: histories
+        are of up to so many items."""
         rng = np.random.default_rng(seed)
         users = rng.integers(0, USERS, rows)
         items = np.array([rng.choice(np.flatnonzero(self.topics == self.tastes[user])) for user in users])
         log_q = np.full(rows, -np.log(ITEMS), np.float32)
-        return {**self.queries(users), **self.items(items), "item_position": items, "log_q": log_q}
+        lengths = None if longest is None else rng.integers(0, longest + 1, rows)
+        return {**self.queries(users, lengths), **self.items(items), "item_position": items, "log_q": log_q}
+
+
+def topical_world() -> World:
+    rng = np.random.default_rng(5)
+    return World(rng.integers(1, TOPICS + 1, USERS), 1 + np.arange(ITEMS) % TOPICS)
 
 
 @pytest.fixture(scope="session")
 def world() -> World:
-    rng = np.random.default_rng(5)
-    return World(rng.integers(1, TOPICS + 1, USERS), 1 + np.arange(ITEMS) % TOPICS)
+    return topical_world()
 
 
 @dataclass(frozen=True)

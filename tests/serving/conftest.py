@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -97,14 +99,22 @@ def write_log(path: Path) -> Dataset:
 
 @pytest.fixture(scope="session")
 def served(tmp_path_factory) -> Served:
-    run = tmp_path_factory.mktemp("run")
+    return serve(tmp_path_factory.mktemp("run"), {})
+
+
+@pytest.fixture(scope="session")
+def serve_with(tmp_path_factory) -> Callable[..., Served]:
+    """The same with other options of the two-tower model."""
+    return lambda **options: serve(tmp_path_factory.mktemp("run"), options)
+
+
+def serve(run: Path, options: dict[str, Any]) -> Served:
     dataset = write_log(run / "data")
     space = FeatureSpace.fit(dataset, Split.by_share(dataset, 0.1, 0.1), InputsConfig(format="simulated"))
     interactions = Interactions.from_dataset(dataset, space, None)
     space.follow(interactions)
-    two_tower = TwoTower(
-        space.query_features, space.item_features, RetrievalConfig(embedding_dim=4, units=(8,), dim=6), seed=1
-    )
+    retrieval = RetrievalConfig.model_validate({"embedding_dim": 4, "units": (8,), "dim": 6, **options})
+    two_tower = TwoTower(space.query_features, space.item_features, retrieval, seed=1)
     ranking = RankingConfig(dim=4, num_experts=2, expert_units=(8,), head_units=(4,))
     ranker = Ranker(
         space.query_features,
