@@ -78,6 +78,7 @@ class RetrievalLoss(keras.layers.Layer):
         sampled: Rows | None = None,
         sampled_share: BatchShare | None = None,
         known: tf.RaggedTensor | None = None,
+        remembers: bool = True,
     ) -> tf.Tensor:
         """[b] what each row adds to the mean over the global batch. A row without an item only fills up its batch: it
         is nobody's negative and adds nothing.
@@ -85,7 +86,7 @@ class RetrievalLoss(keras.layers.Layer):
         queries: [b, D]; own: [b], each row's own candidate; share: this rank's of the batch (default: all of it).
         sampled: this rank's [s] of the candidates that all rows share, drawn from the catalogue or all of it;
         sampled_share: of them. known: ragged [b, None] int64, the items that hard negatives are not (default: the
-        row's own alone).
+        row's own alone). remembers: frequencies and queue take note of the batch, as they must in training alone.
         """
         share = share or share_of(LocalCommunicator(), tf.shape(own.items)[0])
         batch = own.everywhere(share)
@@ -93,10 +94,11 @@ class RetrievalLoss(keras.layers.Layer):
         if sampled is not None:
             sampled = sampled.everywhere(sampled_share or share_of(LocalCommunicator(), tf.shape(sampled.items)[0]))
         if self.frequency is not None:
-            self.frequency.update(batch.items)
+            if remembers:
+                self.frequency.update(batch.items)
             own, batch = self._streamed(own), self._streamed(batch)
             sampled = None if sampled is None else self._streamed(sampled)
-        pool, of_batches = self._pool(batch, sampled)
+        pool, of_batches = self._pool(batch, sampled, remembers)
         scale = self._scale if self._log_temperature is None else tf.exp(-self._log_temperature)
         positive = tf.reduce_sum(queries * own.vectors, 1) * scale
         negative = tf.matmul(queries, pool.vectors, transpose_b=True) * scale
@@ -112,7 +114,7 @@ class RetrievalLoss(keras.layers.Layer):
             losses += self._hard_weight * _cross_entropy(positive, hardest(negative, pool.items, excluded, self._hard))
         return tf.where(own.items >= 0, losses, 0.0) / there
 
-    def _pool(self, batch: Rows, sampled: Rows | None) -> tuple[Rows, tf.Tensor]:
+    def _pool(self, batch: Rows, sampled: Rows | None, remembers: bool) -> tuple[Rows, tf.Tensor]:
         """(every row's candidates, how many of them are rows of batches other than its own)."""
         if self._full:
             if sampled is None:
@@ -121,7 +123,8 @@ class RetrievalLoss(keras.layers.Layer):
         parts, of_batches = [batch], batch.count - 1.0
         if self.queue is not None:
             before = self.queue.rows()
-            self.queue.push(batch)
+            if remembers:
+                self.queue.push(batch)
             parts, of_batches = [*parts, before], of_batches + before.count
         if sampled is not None:
             parts = [*parts, sampled]

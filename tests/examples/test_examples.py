@@ -15,6 +15,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
     [
         ("keras_model.py", r"AUC on 5,000 impressions kept aside: (\d\.\d+)", 0.8),
         ("tfrs_retrieval.py", r"Hit rate@100 on [\d,]+ watches kept aside: (\d\.\d+)", 0.5),
+        ("tfrs_towers.py", r"Hit rate@50 on [\d,]+ watches kept aside: (\d\.\d+)", 0.4),
     ],
 )
 def test_an_example_learns_what_it_claims(tmp_path, script, printed, at_least):

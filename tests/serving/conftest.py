@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,9 +102,10 @@ def served(tmp_path_factory) -> Served:
 
 
 @pytest.fixture(scope="session")
-def serve_with(tmp_path_factory) -> Callable[..., Served]:
-    """The same with other options of the two-tower model."""
-    return lambda **options: serve(tmp_path_factory.mktemp("run"), options)
+def served_interests(tmp_path_factory) -> Served:
+    """The same with queries of three vectors."""
+    options = {"encoder": "multi_interest", "multi_interest": {"interests": 3, "length": 10}}
+    return serve(tmp_path_factory.mktemp("run"), options)
 
 
 def serve(run: Path, options: dict[str, Any]) -> Served:

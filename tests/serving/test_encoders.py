@@ -6,69 +6,87 @@ import sys
 import numpy as np
 import pytest
 
+from embeddings.kernels import stock_only
 from foundation.tensors import to_tensors
 from foundation.tf import tf
+from retrieval.config import RetrievalConfig
 from retrieval.interests import scores_of
+from retrieval.two_tower import TwoTower
 from serving.bundle import load_signature
 from serving.funnel import Funnel
-from serving.signatures import flatten
+from serving.signatures import flatten, signature_of, unflatten
 
-OPTIONS = {
-    "gru": {"gru": {"units": 5}},
-    "attention": {"attention": {"length": 10}},
-    "multi_interest": {"multi_interest": {"interests": 3, "length": 10}},
-}
+OPTIONS = {"gru": {"gru": {"units": 5}}, "attention": {"attention": {"length": 10}}}
 STOCK = """
 import sys
 import numpy as np
 import tensorflow as tf
 
-model, asked, answered = sys.argv[1:]
-signature = tf.saved_model.load(model).signatures["serving_default"]
+asked, *models = sys.argv[1:]
 with np.load(asked) as inputs:
-    np.save(answered, signature(**{name: tf.constant(inputs[name]) for name in inputs})["query"].numpy())
+    given = {name: tf.constant(inputs[name]) for name in inputs}
+for model in models:
+    np.save(model + ".npy", tf.saved_model.load(model).signatures["serving_default"](**given)["query"].numpy())
 assert not [name for name in sys.modules if name.split(".")[0] in ("foundation", "embeddings", "retrieval", "inputs")]
 """
 
 
-@pytest.fixture(scope="module", params=list(OPTIONS))
-def encoded(request, serve_with):
-    return serve_with(encoder=request.param, **OPTIONS[request.param])
-
-
 @pytest.fixture(scope="module")
-def inputs(encoded):
+def inputs(served_interests):
     """Of two users and a newcomer without a history."""
     users = np.array([3, 0, 17])
-    histories = encoded.histories.before(users, np.full(3, encoded.card.now), 10)
-    assert sorted(histories.lengths)[:2] != [0, 0]
-    return encoded.space.query_inputs(users, histories)
+    histories = served_interests.histories.before(users, np.full(3, served_interests.card.now), 10)
+    assert (histories.lengths > 0).tolist() == [True, False, True]
+    return served_interests.space.query_inputs(users, histories)
 
 
-def test_the_saved_query_tower_is_the_model_in_stock_tensorflow(encoded, inputs, tmp_path):
-    flat, wanted = flatten(inputs), encoded.two_tower.embed_queries(to_tensors(inputs)).numpy()
-    signature = load_signature(encoded.bundle / "query_tower")
-    ours = signature(**{name: tf.constant(value) for name, value in flat.items()})["query"]
-    np.testing.assert_allclose(ours, wanted, rtol=1e-5, atol=1e-5)
-    np.savez(tmp_path / "asked.npz", **flat)
-    paths = [str(path) for path in (encoded.bundle / "query_tower", tmp_path / "asked.npz", tmp_path / "answered.npy")]
-    child = subprocess.run(
-        [sys.executable, "-I", "-c", STOCK, *paths], capture_output=True, text=True, check=False, timeout=120
+def test_saved_query_towers_are_the_models_in_stock_tensorflow(served_interests, inputs, tmp_path):
+    space, models, folders = served_interests.space, {}, {}
+    for encoder, options in OPTIONS.items():
+        config = RetrievalConfig.model_validate({"embedding_dim": 4, "dim": 6, "encoder": encoder, **options})
+        model = TwoTower(space.query_features, space.item_features, config, seed=1)
+
+        @tf.function(input_signature=[signature_of(space.query_features)])
+        def serve(flat, model=model):
+            return {"query": model.embed_queries(unflatten(space.query_features, flat))}
+
+        module = tf.Module()
+        with stock_only():
+            module.serve, module.model = serve, model
+            tf.saved_model.save(module, str(tmp_path / encoder), signatures={"serving_default": serve})
+        models[encoder], folders[encoder] = model, tmp_path / encoder
+    models["multi_interest"], folders["multi_interest"] = (
+        served_interests.two_tower,
+        served_interests.bundle / "query_tower",
     )
+    np.savez(tmp_path / "asked.npz", **flatten(inputs))
+    command = [sys.executable, "-I", "-c", STOCK, str(tmp_path / "asked.npz"), *map(str, folders.values())]
+    child = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert child.returncode == 0, child.stderr
-    np.testing.assert_allclose(np.load(tmp_path / "answered.npy"), wanted, rtol=1e-5, atol=1e-5)
+    for encoder, model in models.items():
+        wanted = model.embed_queries(to_tensors(inputs)).numpy()
+        answered = np.load(folders[encoder].with_name(folders[encoder].name + ".npy"))
+        np.testing.assert_allclose(answered, wanted, rtol=1e-5, atol=1e-5, err_msg=encoder)
+    assert answered.shape == (3, 3, 6)
 
 
-def test_the_funnel_ranks_what_scores_highest_for_any_interest(encoded):
-    funnel, now = Funnel.load(encoded.run), encoded.card.now
-    user = np.array([3])
-    history = encoded.histories.before(user, np.array([now]), 10)
-    seen = np.unique(encoded.histories.all(user).values)
+def test_the_bundles_query_tower_gives_every_interest(served_interests, inputs):
+    signature = load_signature(served_interests.bundle / "query_tower")
+    ours = signature(**{name: tf.constant(value) for name, value in flatten(inputs).items()})["query"]
+    wanted = served_interests.two_tower.embed_queries(to_tensors(inputs))
+    np.testing.assert_allclose(ours, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_the_funnel_ranks_what_scores_highest_for_any_interest(served_interests):
+    served, user = served_interests, np.array([3])
+    funnel, now = Funnel.load(served.run), served.card.now
+    history = served.histories.before(user, np.array([now]), 10)
+    seen = np.unique(served.histories.all(user).values)
     answer = funnel.answer(3, history.values, seen, now)
-    queries = encoded.two_tower.embed_queries(to_tensors(encoded.space.query_inputs(user, history))).numpy()
-    scores = scores_of(queries, encoded.vectors)[0]
+    queries = served.two_tower.embed_queries(to_tensors(served.space.query_inputs(user, history))).numpy()
+    scores = scores_of(queries, served.vectors)[0]
     scores[seen] = -np.inf
-    best = np.argsort(-scores)[: encoded.card.funnel.retrieve]
+    best = np.argsort(-scores)[: served.card.funnel.retrieve]
     assert set(answer.slate.items) <= set(best)
     np.testing.assert_allclose(answer.scores["similarity"], scores[answer.slate.items], rtol=1e-4, atol=1e-5)
-    assert len(answer.slate.items) == encoded.card.postranking.slate_size
+    assert len(answer.slate.items) == served.card.postranking.slate_size

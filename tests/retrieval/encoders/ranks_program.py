@@ -22,7 +22,7 @@ from strategies import create_strategy
 from strategies.share import summed
 from tests.retrieval.conftest import World, topical_world
 
-STEPS, BATCH = 6, 24
+STEPS, BATCH = 5, 24
 SMALL = {"embedding_dim": 8, "units": (16,), "dim": 12, "embedding_learning_rate": 0.2}
 OPTIONS: dict[str, dict[str, Any]] = {
     "bag": {},
@@ -42,8 +42,8 @@ OBJECTIVES = {"objectives": [{"name": "click"}, {"name": "watched", "weight": 2.
 SCENARIOS = {
     "gru": OPTIONS["gru"],
     "attention": OPTIONS["attention"],
-    "sasrec": {**OPTIONS["attention"], **SASREC},
-    "multi_interest": {**OPTIONS["multi_interest"], **OBJECTIVES},
+    "multi_interest": OPTIONS["multi_interest"],
+    "sasrec": {**OPTIONS["attention"], **SASREC, **OBJECTIVES},
 }
 
 
@@ -76,7 +76,7 @@ def _train(strategy: Any, world: World, config: RetrievalConfig) -> dict[str, np
     with strategy.scope():
         features = (world.query_features, world.item_features)
         model = TwoTower(*features, config, seed=3, steps=STEPS, communicator=communicator, plan=plan)
-        optimizer = keras.optimizers.Adam(0.01)
+        optimizer = keras.optimizers.SGD(0.1)  # Adam scales rounding up, where a gradient is nearly nothing else
         optimizer.build(model.trainable_variables)
 
     def one(batch: dict[str, Any], step: tf.Tensor) -> list[tf.Tensor]:
@@ -99,8 +99,7 @@ def _train(strategy: Any, world: World, config: RetrievalConfig) -> dict[str, np
     items = tf.function(lambda given: strategy.run(model.embed_items, given))
     asked = queries(to_tensors(world.queries(np.arange(7), np.arange(7)))).numpy()
     scores = scores_of(asked, items(to_tensors(world.items(np.arange(len(world.topics))))).numpy())
-    # what all of a query's scores have in common is nothing to the loss: its gradient is rounding, which Adam scales up
-    return {"losses": np.array(losses), "scores": scores - scores.mean(axis=1, keepdims=True)}
+    return {"losses": np.array(losses), "scores": scores}
 
 
 if __name__ == "__main__":
