@@ -40,20 +40,24 @@ def inputs(served_interests):
     return served_interests.space.query_inputs(users, histories)
 
 
+def save(model: TwoTower, features, path) -> None:
+    @tf.function(input_signature=[signature_of(features)])
+    def serve(flat):
+        return {"query": model.embed_queries(unflatten(features, flat))}
+
+    module = tf.Module()
+    with stock_only():
+        module.serve, module.read = serve, list(serve.get_concrete_function().graph.variables)
+        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+        tf.saved_model.save(module, str(path), signatures={"serving_default": serve}, options=options)
+
+
 def test_saved_query_towers_are_the_models_in_stock_tensorflow(served_interests, inputs, tmp_path):
     space, models, folders = served_interests.space, {}, {}
     for encoder, options in OPTIONS.items():
         config = RetrievalConfig.model_validate({"embedding_dim": 4, "dim": 6, "encoder": encoder, **options})
         model = TwoTower(space.query_features, space.item_features, config, seed=1)
-
-        @tf.function(input_signature=[signature_of(space.query_features)])
-        def serve(flat, model=model):
-            return {"query": model.embed_queries(unflatten(space.query_features, flat))}
-
-        module = tf.Module()
-        with stock_only():
-            module.serve, module.model = serve, model
-            tf.saved_model.save(module, str(tmp_path / encoder), signatures={"serving_default": serve})
+        save(model, space.query_features, tmp_path / encoder)
         models[encoder], folders[encoder] = model, tmp_path / encoder
     models["multi_interest"], folders["multi_interest"] = (
         served_interests.two_tower,
