@@ -20,7 +20,7 @@ from inputs.splits import Split
 from retrieval.config import RetrievalConfig
 from retrieval.two_tower import TwoTower, falling
 
-EPOCHS, HISTORY = 4, 30
+EPOCHS, HISTORY = 5, 30
 
 
 @pytest.fixture(scope="module")

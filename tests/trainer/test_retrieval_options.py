@@ -10,10 +10,20 @@ from foundation.errors import UserError
 from retrieval.config import RetrievalConfig
 from trainer.encoder_cost import encoder_cost
 from trainer.job import load_job
+from trainer.job_tables import workloads_of
+from trainer.run_directory import RunDirectory
 from trainer.tpu_job import check_tpu_job
+from trainer.workspace import Workspace
 
 INTERESTS = ["retrieval.encoder=multi_interest", "retrieval.multi_interest={interests: 2, length: 50}"]
 OBJECTIVES = "retrieval.objectives=[{name: click}, {name: watched, label: watch_seconds, transform: log1p, weight: 2}]"
+SASREC = [
+    "retrieval.encoder=attention",
+    "retrieval.tower=identity",
+    "retrieval.query_features=[history_item_id]",
+    "retrieval.item_features=[item_id]",
+    "retrieval.dim=8",
+]
 
 
 def sets(*settings: str) -> list[str]:
@@ -63,8 +73,22 @@ def test_a_job_with_interests_and_objectives_is_trained(job_file, prepared, head
         assert losses["loss"] == pytest.approx((losses["click"] + 2 * losses["watched"]) / 3, rel=1e-4)
 
 
+def test_the_planner_counts_what_the_encoder_reads(job_file, prepared, tmp_path):
+    run = RunDirectory(shutil.copytree(prepared, tmp_path / "run"))
+
+    def planned(*settings):
+        return workloads_of(Workspace(load_job(job_file, settings), run, "x"))["retrieval"]
+
+    bag, gru = planned(), planned("retrieval.encoder=gru")
+    assert gru.dense.flops > bag.dense.flops
+    assert [table.name for table in gru.tables] == [table.name for table in bag.tables]
+    ids = planned(*SASREC)
+    assert [table.name for table in ids.tables] == ["item_id"]
+    assert ids.dense.layers > 0, "the encoder's; there are no towers"
+
+
 @pytest.mark.long
-@pytest.mark.parametrize("options", [INTERESTS, ["retrieval.encoder=attention"], ["retrieval.encoder=gru"]])
+@pytest.mark.parametrize("options", [INTERESTS, SASREC, ["retrieval.encoder=gru"]])
 def test_a_job_is_run_to_its_report(job_file, headrace, tmp_path, options):
     run = tmp_path / "run"
     code, said = headrace("run", job_file, "--run-dir", run, *sets(*options))
