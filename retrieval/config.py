@@ -97,6 +97,12 @@ class RetrievalConfig(Config):
         return self.temperature or (SHARPER if self.normalise else 1.0)
 
     @property
+    def remembers(self) -> tuple[str, ...]:
+        """The options by which a step's loss depends on what the steps before were given."""
+        streams = self.log_q == "streaming" and self.loss == "sampled_softmax"
+        return ("log_q=streaming",) * streams + ("negatives.queue",) * (self.negatives.queue > 0)
+
+    @property
     def beside(self) -> Beside:
         """What its batches hold beside their positives."""
         negatives = self.negatives

@@ -50,13 +50,13 @@ class RetrievalLoss(keras.layers.Layer):
         self._own_too = config.log_q_of == "all"
         self._drawn = bool(negatives.uniform or negatives.popular)
         self._hard, self._hard_weight = negatives.hard, negatives.hard_weight
-        streams = self._corrected and config.log_q == "streaming"
-        if (streams or negatives.queue) and servers_of(tf.distribute.get_strategy()):
+        if config.remembers and servers_of(tf.distribute.get_strategy()):
             raise UserError(
-                "retrieval: log_q: streaming and negatives.queue go from step to step, and under strategy "
-                "'parameter_server' steps do not wait for each other.",
-                "Leave them out, or choose another strategy.",
+                f"retrieval.{config.remembers[0]}: goes from step to step, and on parameter servers steps do not wait "
+                "for each other.",
+                "Leave it out, or choose another strategy.",
             )
+        streams = self._corrected and config.log_q == "streaming"
         self.frequency = StreamingFrequency(config.frequency, items, seed) if streams else None
         rows = negatives.queue * config.batch_size
         self.queue = CandidateQueue(rows, config.dim, negatives.queue_after) if rows else None

@@ -113,6 +113,16 @@ class Job(Config):
             )
         return self
 
+    @model_validator(mode="after")
+    def _steps_wait_for_each_other(self) -> Job:
+        if self.training.strategy == "parameter_server":
+            for key in self.retrieval.remembers:
+                raise ValueError(
+                    f"retrieval.{key}: goes from step to step, and under strategy 'parameter_server' steps do not wait "
+                    "for each other; leave it out, or choose another strategy"
+                )
+        return self
+
     def run_path(self) -> Path:
         """The run directory with its placeholders filled in."""
         data = Path(self.inputs.path).resolve().stem if self.inputs.path else self.inputs.format

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from foundation.errors import UserError
+from retrieval.negatives.config import NegativesConfig
 from trainer.job import Job
 
 OPTIMIZER = "Adagrad"
@@ -17,6 +18,9 @@ def check_tpu_job(job: Job, cores: int) -> None:
         f"retrieval.embedding_optimizer={OPTIMIZER}": retrieval.embedding_optimizer == OPTIMIZER,
         "retrieval.embedding_precision=float32": retrieval.embedding_precision == "float32",
         "retrieval.encoder=bag": retrieval.encoder == "bag",
+        "retrieval.loss=sampled_softmax": retrieval.loss == "sampled_softmax",
+        "retrieval.log_q=given": retrieval.log_q != "streaming",
+        "retrieval.negatives={}": retrieval.negatives == NegativesConfig(),
         f"retrieval.batch_size=a multiple of {cores}": retrieval.batch_size % cores == 0,
         "training.plan=null": training.plan is None,
         "training.wire=float32": training.wire == "float32",

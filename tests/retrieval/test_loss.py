@@ -287,6 +287,14 @@ def test_a_learned_temperature_begins_where_it_is_told_and_has_a_gradient():
     assert gradient == pytest.approx((around[0] - around[1]) / (2 * step), rel=0.02)
 
 
+@pytest.mark.parametrize("options", [{"log_q": "streaming"}, {"negatives": {"queue": 1}}])
+def test_parameter_servers_cannot_hold_what_is_remembered(options, monkeypatch):
+    monkeypatch.setattr("retrieval.loss.servers_of", lambda _: ["/job:ps/task:0"])
+    with pytest.raises(UserError, match="steps do not wait for each other"):
+        loss_of(**options)
+    loss_of(log_q="given")
+
+
 @pytest.mark.parametrize(
     ("retrieval", "message"),
     [

@@ -87,10 +87,10 @@ def test_what_one_process_began_a_tpu_ends(one_process, job_file, tmp_path):
 
 
 def test_what_a_tpu_cannot_train_is_named_at_once(job_file):
-    job = load_job(job_file, ["training.wire=bfloat16", "retrieval.batch_size=100"])
+    job = load_job(job_file, ["training.wire=bfloat16", "retrieval.batch_size=100", "retrieval.negatives.hard=2"])
     with pytest.raises(UserError, match="a TPU of 8 cores cannot train this job") as refused:
         check_tpu_job(job, cores=8)
-    wanted = ("embedding_optimizer=Adagrad", "batch_size=a multiple of 8", "training.wire=float32")
+    wanted = ("embedding_optimizer=Adagrad", "batch_size=a multiple of 8", "training.wire=float32", "negatives={}")
     assert all(setting in refused.value.remedy for setting in wanted)
     assert "plan" not in refused.value.remedy
     check_tpu_job(load_job(job_file, [ADAGRAD[1]]), cores=8)
