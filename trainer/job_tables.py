@@ -42,14 +42,22 @@ def _retrieval(workspace: Workspace) -> Workload:
     if not len(positives):
         raise UserError("no positive event in the training period.", "Change inputs.positive or inputs.split.")
     batches = retrieval_batches(
-        space, positives, workspace.histories, job.inputs.history_length, config.batch_size, job.seed
+        space,
+        positives,
+        workspace.histories,
+        job.inputs.history_length,
+        config.batch_size,
+        job.seed,
+        beside=config.beside,
     )
     batch = batches.batch(0, len(batches) // 2)
     query_features = chosen("query_features", space.query_features, config.query_features)
     item_features = chosen("item_features", space.item_features, config.item_features)
     query, item = (_width(of, config.embedding_dim) for of in (query_features, item_features))
     rows, table = len(batch["item_position"]), (config.embedding_dim, config.embedding_optimizer)
-    scores = Dense(6.0 * config.dim * config.batch_size)  # each query against every candidate of the batch
+    sampled = len(batch["sampled_position"]) if "sampled_position" in batch else 0
+    candidates = config.batch_size * (1 + config.negatives.queue) + sampled
+    scores = Dense(6.0 * config.dim * candidates)  # each query against every candidate
     if config.encoder != "bag":
         read = len(one_per_item(query_features, space.item_features)) * config.embedding_dim
         width, encoder = encoder_cost(config, read, len(_values(batch["history_item_id"])) / rows)
