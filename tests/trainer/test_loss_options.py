@@ -18,8 +18,8 @@ EVERYTHING = {
 def test_stopped_and_gone_on_with_it_ends_with_the_same_bits(options, job_file, tools, headrace, tmp_path, monkeypatch):
     document = yaml.safe_load(job_file.read_text())
     document["retrieval"].update(options)
-    document["retrieval"]["batch_size"] = 256
-    document["training"] = {"steps_per_call": 3, "checkpoint_every": 4}
+    document["retrieval"]["batch_size"] = 512
+    document["training"] = {"steps_per_call": 3, "checkpoint_every": 2}
     job = tmp_path / "job.yaml"
     job.write_text(yaml.safe_dump(document))
     runs = [tmp_path / "undisturbed", tmp_path / "stopped"]
