@@ -18,10 +18,10 @@ from pydantic import Field
 
 from foundation.config import Config
 from foundation.errors import UserError, nearest
-from inputs.schema import Label, refuse_repeated
+from inputs.schema import Label
 
 REWARD = "reward_"  # an objective's rewards in a batch are under `reward_<name>`
-RESERVED_NAMES = ("loss",)
+TOTAL = "loss"
 
 
 class RetrievalObjective(Config):
@@ -40,8 +40,13 @@ class RetrievalObjective(Config):
 
 
 def refuse_repeated_objectives(objectives: Sequence[RetrievalObjective]) -> None:
-    """Raises ValueError when two have one name, or one is named "loss"."""
-    refuse_repeated("objectives", [objective.name for objective in objectives], taken=RESERVED_NAMES)
+    """Raises ValueError when two have one name, or one is named as their total is."""
+    names = [objective.name for objective in objectives]
+    for name in names:
+        if name == TOTAL:
+            raise ValueError(f"objectives: an objective cannot be named {name!r}: that names their total")
+        if names.count(name) > 1:
+            raise ValueError(f"objectives: two objectives are named {name!r}")
 
 
 def labels_of(objectives: Sequence[RetrievalObjective], labels: Sequence[Label]) -> tuple[str, ...]:

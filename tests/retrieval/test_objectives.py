@@ -105,8 +105,8 @@ class TestRewards:
     @pytest.mark.parametrize(
         ("objectives", "message"),
         [
-            ([{"name": "loss"}], "the name 'loss' is taken"),
-            ([{"name": "a"}, {"name": "a", "label": "b"}], "the name 'a' stands for 2"),
+            ([{"name": "loss"}], "cannot be named 'loss'"),
+            ([{"name": "a"}, {"name": "a", "label": "b"}], "two objectives are named 'a'"),
             ([{"name": "a", "weight": 0}], "greater than 0"),
             ([{"name": "a b"}], "pattern"),
         ],

@@ -1,7 +1,6 @@
 """Encoders and objectives in a job: refused where they do not fit, trained, planned, served."""
 
 import json
-import shutil
 
 import pytest
 
@@ -11,6 +10,7 @@ from retrieval.config import RetrievalConfig
 from trainer.encoder_cost import encoder_cost
 from trainer.job import load_job
 from trainer.job_tables import workloads_of
+from trainer.pipeline import run_stages
 from trainer.run_directory import RunDirectory
 from trainer.tpu_job import check_tpu_job
 from trainer.workspace import Workspace
@@ -50,19 +50,21 @@ def test_a_tpu_reads_bags_alone(job_file):
     assert refused.value.remedy.startswith("It wants --set retrieval.encoder=bag (")
 
 
-def test_an_objectives_label_that_the_log_lacks_is_named(job_file, prepared, headrace, tmp_path):
-    words = sets("retrieval.objectives=[{name: a, label: watch_second}]")
-    run = shutil.copytree(prepared, tmp_path / "run")
-    code, said = headrace("train", "retrieval", job_file, "--run-dir", run, *words)
+def test_an_objectives_label_that_the_log_lacks_is_named(job_file, headrace, tmp_path):
+    words = (job_file, "--run-dir", tmp_path / "run", *sets("retrieval.objectives=[{name: a, label: watch_second}]"))
+    assert headrace("data", "prepare", *words)[0] == 0
+    code, said = headrace("train", "retrieval", *words)
     assert code == 2
     assert "retrieval.objectives: objective 'a' wants the label 'watch_second', which the log lacks" in said
     assert "did you mean 'watch_seconds'?" in said
 
 
-def test_a_job_with_interests_and_objectives_is_trained(job_file, prepared, headrace, tmp_path):
-    run = shutil.copytree(prepared, tmp_path / "run")
-    code, said = headrace("train", "retrieval", job_file, "--run-dir", run, *sets(*INTERESTS, OBJECTIVES))
-    assert code == 0, said
+def test_a_job_with_interests_and_objectives_is_trained(job_file, headrace, tmp_path):
+    run = tmp_path / "run"
+    words = (job_file, "--run-dir", run, *sets(*INTERESTS, OBJECTIVES))
+    for stage in (("data", "prepare"), ("train", "retrieval")):
+        code, said = headrace(*stage, *words)
+        assert code == 0, said
     points = [json.loads(line) for line in (run / "curves.jsonl").read_text().splitlines()]
     by_step: dict[int, dict[str, float]] = {}
     for point in points:
@@ -73,8 +75,9 @@ def test_a_job_with_interests_and_objectives_is_trained(job_file, prepared, head
         assert losses["loss"] == pytest.approx((losses["click"] + 2 * losses["watched"]) / 3, rel=1e-4)
 
 
-def test_the_planner_counts_what_the_encoder_reads(job_file, prepared, tmp_path):
-    run = RunDirectory(shutil.copytree(prepared, tmp_path / "run"))
+def test_the_planner_counts_what_the_encoder_reads(job_file, tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    run_stages(Workspace(load_job(job_file), run, "x"), ["data"])
 
     def planned(*settings):
         return workloads_of(Workspace(load_job(job_file, settings), run, "x"))["retrieval"]
