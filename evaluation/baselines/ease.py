@@ -6,7 +6,7 @@ import numpy as np
 from scipy.linalg import lapack
 from scipy.sparse import csr_matrix
 
-from evaluation.baselines.histories import history_matrix, latest, liked_matrix, popularity
+from evaluation.baselines.histories import history_matrix, liked_counts, liked_matrix
 from evaluation.protocol import InteractionLog, Queries
 
 TIE_BREAK = 1e-6  # at most so much of a score: it answers for what the model says nothing of
@@ -19,8 +19,7 @@ class EASE:
 
     Only items that somebody liked have a row in B; popularity orders the others, and answers an empty history.
 
-    history: how many of a query's latest positives are asked with; None: all that the query has. Memory: two float32
-    matrices of the items liked.
+    Memory: two float32 matrices [n, n] of the n items liked; time: about n^3.
     """
 
     name = "ease"
@@ -32,10 +31,9 @@ class EASE:
         num_items: int,
         until: int,
         regularisation: float = 100.0,
-        history: int | None = None,
     ) -> None:
-        self._history, self._num_items = history, num_items
-        counts = popularity(interactions, num_items, until)
+        self._num_items = num_items
+        counts = liked_counts(interactions, num_items, until)
         self._prior = counts * (TIE_BREAK / max(counts.max(initial=0.0), 1.0))
         liked = liked_matrix(interactions, num_users, num_items, until)
         self._items = np.flatnonzero(np.diff(liked.tocsc().indptr))
@@ -43,7 +41,7 @@ class EASE:
 
     def scores(self, queries: Queries) -> np.ndarray:
         """[q, N] float32."""
-        asked = history_matrix(latest(queries.histories, self._history), self._num_items)[:, self._items]
+        asked = history_matrix(queries.histories, self._num_items)[:, self._items]
         scores = np.tile(self._prior, (len(queries), 1))
         scores[:, self._items] += asked @ self._weights
         return scores

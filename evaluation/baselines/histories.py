@@ -1,4 +1,4 @@
-"""What baselines that answer by a history share: the log as a matrix of users and items, a history as one of its rows."""
+"""What baselines that answer by a history share: the log as a matrix, users by items, and a history as a row of it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from evaluation.protocol import InteractionLog
-from inputs.ragged import Ragged, gather_ranges
+from inputs.ragged import Ragged
 
 
 def liked_matrix(interactions: InteractionLog, num_users: int, num_items: int, until: int) -> csr_matrix:
@@ -20,24 +20,16 @@ def liked_matrix(interactions: InteractionLog, num_users: int, num_items: int, u
     return liked
 
 
-def popularity(interactions: InteractionLog, num_items: int, until: int) -> np.ndarray:
-    """[N] float32: positives of each item before `until` (seconds)."""
+def liked_counts(interactions: InteractionLog, num_items: int, until: int) -> np.ndarray:
+    """[N] float32: positives of each item before `until` (seconds), strangers' too."""
     stop = int(np.searchsorted(interactions.times, until, side="left"))
     return np.bincount(interactions.items[:stop], minlength=num_items).astype(np.float32)
-
-
-def latest(histories: Ragged, length: int | None) -> Ragged:
-    """The last `length` items of each history; None: all."""
-    if length is None:
-        return histories
-    stops = histories.row_splits[1:]
-    return gather_ranges(histories.values, np.maximum(histories.row_splits[:-1], stops - length), stops)
 
 
 def history_matrix(histories: Ragged, num_items: int) -> csr_matrix:
     """[q, N] sparse float32: 1 where the history holds an item, however often."""
     ones = np.ones(len(histories.values), np.float32)
-    asked = csr_matrix((ones, histories.values, histories.row_splits), (len(histories), num_items))
+    asked = csr_matrix((ones, histories.values.copy(), histories.row_splits), (len(histories), num_items))
     asked.sum_duplicates()
     asked.data[:] = 1.0
     return asked

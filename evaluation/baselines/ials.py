@@ -1,4 +1,4 @@
-"""iALS: matrix factorisation of implicit feedback by alternating least squares, regularised as its revisit found best."""
+"""iALS: matrix factorisation of implicit feedback by alternating least squares."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from evaluation.baselines.histories import history_matrix, latest, liked_matrix, popularity
+from evaluation.baselines.histories import history_matrix, liked_counts, liked_matrix
 from evaluation.protocol import InteractionLog, Queries
 
 _CELLS = 1 << 22  # numbers in a block of gathered factors: 16 MB
@@ -77,8 +77,6 @@ class Factorisation:
 class IALS:
     """score = w h_i: a query's w is solved for, given the item factors, from its history alone, as a user's is in
     training; so whoever asks may be unknown, and what they liked since counts. Popularity orders what ties at nothing.
-
-    history: how many of a query's latest positives are asked with; None: all that the query has.
     """
 
     name = "ials"
@@ -90,18 +88,17 @@ class IALS:
         num_items: int,
         until: int,
         factorisation: Factorisation | None = None,
-        history: int | None = None,
         seed: int = 0,
     ) -> None:
-        self._factorisation, self._history = factorisation or Factorisation(), history
-        counts = popularity(interactions, num_items, until)
+        self._factorisation = factorisation or Factorisation()
+        counts = liked_counts(interactions, num_items, until)
         self._prior = counts * (TIE_BREAK / max(counts.max(initial=0.0), 1.0))
         liked = liked_matrix(interactions, num_users, num_items, until)
         self.items = factorise(liked, self._factorisation, seed)[1]
 
     def scores(self, queries: Queries) -> np.ndarray:
         """[q, N] float32."""
-        asked = history_matrix(latest(queries.histories, self._history), len(self.items))
+        asked = history_matrix(queries.histories, len(self.items))
         return self._factorisation.solve(asked, self.items) @ self.items.T + self._prior
 
 

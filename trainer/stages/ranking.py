@@ -40,7 +40,7 @@ def perform(workspace: Workspace) -> dict[str, Any]:
         optimizer=_optimizer(workspace),
         batches=batches,
         epochs=job.ranking.epochs,
-        validate=validate,
+        validate=validate if split.has_validation else None,
         metric=MAIN_METRIC,
         patience=job.ranking.patience,
         begin=warm.begin if warm else None,
