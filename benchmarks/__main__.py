@@ -102,7 +102,7 @@ def measure(
         raise UserError(f"{plots}: this is a file; --plots wants the name of a folder.")
     if only and suite != "retrieval":
         raise UserError(f"--only names logs of the suite 'retrieval'; found beside '{suite}'.", "Leave it out.")
-    suites = {**SUITES, "retrieval": partial(_retrieval, only=only or ())}
+    suites: dict[str, Callable[[bool], Report]] = {**SUITES, "retrieval": partial(_retrieval, only=only or ())}
     console = Console(width=None if sys.stdout.isatty() else 132)  # a pipe has no width of its own
     reports = []
     for name in SUITES if suite == "all" else [suite]:

@@ -168,13 +168,13 @@ class _Log:
             table.add_row(self._name if model == OURS else "", model, *(_shown(values[metric]) for metric in SHOWN))
             for metric in SHOWN:
                 _add(metrics, f"{self._name}.{model}.{metric}", values[metric])
-        values = {model: judged.metrics[model][METRIC].value for model in self._lists if model != OURS}
-        best = max(values, key=lambda model: values[model])
+        baselines = {model: judged.metrics[model][METRIC].value for model in self._lists if model != OURS}
+        best = max(baselines, key=lambda model: baselines[model])
         lead = judged.leads(OURS, METRIC)[best]
         table.add_row("", f"lead over {best}", _shown(lead, signed=True))
         table.add_section()
         _add(metrics, f"{self._name}.lead_over_best_baseline", lead)
-        metrics[f"{self._name}.{METRIC}_vs_best_baseline"] = judged.metrics[OURS][METRIC].value / values[best]
+        metrics[f"{self._name}.{METRIC}_vs_best_baseline"] = judged.metrics[OURS][METRIC].value / baselines[best]
 
     def _add_ablation(self, lists: dict[str, np.ndarray]) -> None:
         problem, table = self._problem, self._report.more_tables[0]

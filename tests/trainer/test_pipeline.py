@@ -185,3 +185,18 @@ def test_a_run_directory_may_be_moved(finished_run, job_file, tmp_path):
     shutil.copytree(document["inputs"]["path"], moved / "data")
     (moved / "stages.json").write_text(json.dumps(record))
     assert Workspace(load_job(job_file), RunDirectory(moved), "x").dataset.path == moved / "data"
+
+
+def test_without_a_validation_period_every_epoch_is_trained_and_the_last_is_kept(job_file, headrace, tmp_path):
+    run = tmp_path / "run"
+    words = [job_file, "--run-dir", run, "--set", "inputs.split.validation=0"]
+    code, said = headrace("run", *words, "--set", "retrieval.patience=1", "--set", "ranking.epochs=1")
+    assert code == 0, said
+    record = json.loads((run / "stages.json").read_text())
+    steps = {stage: [int(p.name.removeprefix("step-")) for p in (run / "checkpoints" / stage).glob("step-*")]
+             for stage in ("retrieval", "ranking")}  # fmt: skip
+    for stage, kept in steps.items():
+        assert record[stage]["facts"]["best_step"] == max(kept), stage
+    points = [json.loads(line) for line in (run / "curves.jsonl").read_text().splitlines()]
+    assert {point["metric"] for point in points if point["stage"] == "retrieval"} == {"loss"}
+    assert (run / "report.html").exists()
