@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 from evaluation.tuning import Choices, Settings
+from inputs.features import FeatureSpace
+from inputs.schema import USER
 
-# What all of them have; small logs want small batches, and much held back against learning them by heart.
+# What all of them have: small logs want small batches, and much held back against learning them by heart.
 TWO_TOWER: Settings = {
     "retrieval.batch_size": 512,
     "retrieval.dropout": 0.3,
-    "retrieval.id_dropout": 0.3,
+    "retrieval.embedding_dim": 64,
     "retrieval.epochs": 12,
     "retrieval.patience": 2,
-}
-CHOICES: Choices = {
-    "retrieval.encoder": ("bag", "gru", "attention"),
-    "retrieval.loss": ("sampled_softmax", "full_softmax"),
-    "inputs.history_length": (50, 10, 20),
-    "retrieval.embedding_dim": (32, 64),
-    "retrieval.id_dropout": (0.3, 0.1, 0.6),
-    "retrieval.learning_rate": (0.001, 0.003),
 }
 # The ablation: the default model with one thing changed.
 OPTIONS: dict[str, Settings] = {
     "without logQ": {"retrieval.log_q": "none"},
     "streaming logQ": {"retrieval.log_q": "streaming"},
     "mixed negatives": {"retrieval.negatives.uniform": 256, "retrieval.negatives.popular": 256},
-    "cross-batch queue": {"retrieval.negatives.queue": 4},
+    "cross-batch queue": {"retrieval.negatives.queue": 4, "retrieval.negatives.queue_after": 20},
     "hard negatives": {"retrieval.negatives.hard": 16},
     "full softmax": {"retrieval.loss": "full_softmax"},
     "encoder: gru": {"retrieval.encoder": "gru"},
@@ -56,3 +50,20 @@ QUICK: Settings = {
     "retrieval.dim": 8,
     "inputs.history_length": 5,
 }
+
+
+def choices_for(space: FeatureSpace) -> Choices:
+    """What is tuned of a two-tower model, the first of each choice the default.
+
+    Whether the query tower sees who asks: most users of a test period are new, and an id that says nothing of them is
+    then best left out.
+    """
+    others = [name for name in space.query_features if name != USER]
+    return {
+        "retrieval.encoder": ("bag", "attention", "gru"),
+        "retrieval.query_features": (others, None),
+        "inputs.history_length": (10, 20, 50),
+        "retrieval.embedding_learning_rate": (0.2, 0.05),
+        "retrieval.negatives.uniform": (0, 512),
+        "retrieval.id_dropout": (0.3, 0.6),
+    }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,13 +18,14 @@ from benchmarks.retrieval_leave_one_out import judge as judge_leave_one_out
 from benchmarks.retrieval_models import TwoTowerJobs
 from benchmarks.retrieval_problem import CUTOFFS, METRIC, Problem
 from benchmarks.retrieval_sets import LogSet, log_sets, world
-from benchmarks.retrieval_settings import CHOICES, OPTIONS, QUICK, SASREC, TWO_TOWER
+from benchmarks.retrieval_settings import OPTIONS, QUICK, SASREC, TWO_TOWER, choices_for
 from evaluation.bootstrap import Interval
 from evaluation.config import EvaluationConfig
 from evaluation.harness import evaluate_lists
 from evaluation.tuning import Choices, Settings, Trial
 from foundation.errors import UserError, nearest
 from foundation.progress import say
+from inputs.features import FeatureSpace
 
 OURS, DEFAULT = "two_tower", "default"
 SHOWN = (METRIC, *(f"recall@{k}" for k in CUTOFFS), f"coverage@{CUTOFFS[0]}")
@@ -34,13 +35,13 @@ SEED = 0
 @dataclass(frozen=True)
 class Sizes:
     """logs: what is judged on. budget: trials of our model and of each baseline. base: settings of all our models.
-    choices: what of them is tuned. options: of the ablation, by name, what is changed in the default model. sasrec: of
-    the leave-one-out model. leave_one_out: logs that it is trained on."""
+    choices: what of them is tuned, by the log's features. options: of the ablation, by name, what is changed in the
+    default model. sasrec: of the leave-one-out model. leave_one_out: logs that it is trained on."""
 
     logs: tuple[LogSet, ...]
     budget: int
     base: Settings
-    choices: Choices
+    choices: Callable[[FeatureSpace], Choices]
     options: Mapping[str, Settings]
     sasrec: Settings
     leave_one_out: tuple[str, ...]
@@ -59,9 +60,9 @@ def full(only: Sequence[str] = ()) -> Sizes:
             raise UserError(f"there is no log '{name}' to judge retrieval on: {nearest(name, list(logs))}")
     return Sizes(
         logs=tuple(log for name, log in logs.items() if name in only or not only),
-        budget=10,
+        budget=8,
         base=TWO_TOWER,
-        choices=CHOICES,
+        choices=choices_for,
         options=OPTIONS,
         sasrec=SASREC,
         leave_one_out=("ml-100k",),
@@ -75,7 +76,7 @@ def quick() -> Sizes:
         logs=(world(users=150, items=150, days=8, impressions=8_000),),
         budget=2,
         base={**TWO_TOWER, **QUICK},
-        choices={"retrieval.id_dropout": (0.3, 0.1)},
+        choices=lambda _: {"retrieval.id_dropout": (0.3, 0.1)},
         options={"without logQ": OPTIONS["without logQ"]},
         sasrec={**SASREC, **QUICK},
         leave_one_out=("world",),
@@ -136,7 +137,8 @@ class _Log:
 
     def judge(self) -> None:
         jobs = TwoTowerJobs(self._problem, self._sizes.base)
-        best = self._note(OURS, jobs.tuned(self._sizes.choices, self._sizes.budget, SEED))
+        choices = self._sizes.choices(self._problem.workspace.space)
+        best = self._note(OURS, jobs.tuned(choices, self._sizes.budget, SEED))
         epochs = jobs.epochs(best)
         self._lists[OURS] = jobs.answer(best, epochs)
         for baseline in BASELINES:
@@ -144,7 +146,7 @@ class _Log:
             settings = self._note(baseline.name, baseline.tuned(self._problem, self._sizes.budget, SEED))
             self._lists[baseline.name] = baseline.answer(self._problem, settings)
         self._add_main()
-        default = {name: values[0] for name, values in self._sizes.choices.items()}
+        default = {name: values[0] for name, values in choices.items()}
         ablated = {DEFAULT: self._lists[OURS] if default == best else jobs.answer(default, jobs.epochs(default))}
         for option, change in self._sizes.options.items():
             ablated[option] = jobs.answer({**default, **change}, jobs.epochs(default))
