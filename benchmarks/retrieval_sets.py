@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,14 @@ _DATA = "HEADRACE_DATA"  # the environment variable that says where the public l
 
 @dataclass(frozen=True)
 class LogSet:
-    """folder: under the folder of public logs, None: simulated. inputs: of a job over it, without the path."""
+    """folder: under the folder of public logs, None: simulated. inputs: of a job over it, without the path. every_event:
+    settings by which each event counts as a positive, whatever it says, as most papers have it."""
 
     name: str
     inputs: dict[str, Any]
     folder: str | None = None
     file: str = ""
+    every_event: dict[str, Any] = field(default_factory=dict)
 
     def config(self) -> InputsConfig:
         """What a job reads it by.
@@ -74,9 +76,10 @@ def _grocery() -> dict[str, Any]:
 
 def log_sets() -> dict[str, LogSet]:
     """By name."""
+    every_rating = {"inputs.positive": {"label": "rating", "at_least": 0}}
     sets = (
-        LogSet("ml-100k", {"format": "movielens"}, "ml-100k"),
-        LogSet("ml-latest-small", {"format": "movielens"}, "ml-latest-small"),
+        LogSet("ml-100k", {"format": "movielens"}, "ml-100k", every_event=every_rating),
+        LogSet("ml-latest-small", {"format": "movielens"}, "ml-latest-small", every_event=every_rating),
         LogSet("amazon-grocery", _grocery(), "amazon-grocery-rechorus", "train.csv"),
         world(users=6_000, items=5_000, days=28, impressions=600_000),
     )

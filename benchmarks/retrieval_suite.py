@@ -109,7 +109,8 @@ def measure(sizes: Sizes, is_quick: bool) -> Report:
             problem = Problem(dataset, Path(folder) / "temporal", sizes.evaluation)
             _Log(report, sizes, log.name, problem).judge()
             if log.name in sizes.leave_one_out:
-                _add_leave_one_out(report, log.name, dataset, Path(folder), sizes)
+                judged = judge_leave_one_out(dataset, Path(folder), {**sizes.sasrec, **log.every_event}, SEED)
+                _add_leave_one_out(report, log.name, judged)
     if not report.metrics:
         raise UserError("retrieval: none of the logs is on this machine.", " ".join(report.notes))
     wins = [value >= 0 for name, value in report.metrics.items() if name.endswith("lead_over_best_baseline")]
@@ -195,8 +196,8 @@ class _Log:
         table.add_section()
 
 
-def _add_leave_one_out(report: Report, name: str, dataset: Path, folder: Path, sizes: Sizes) -> None:
-    for place, (model, values) in enumerate(judge_leave_one_out(dataset, folder, sizes.sasrec, SEED).items()):
+def _add_leave_one_out(report: Report, name: str, judged: dict[str, dict[str, Interval]]) -> None:
+    for place, (model, values) in enumerate(judged.items()):
         shown = "sasrec" if model == OURS else model
         report.more_tables[1].add_row("" if place else name, shown, *(f"{values[m].value:.4f}" for m in values))
         for metric, value in values.items():
