@@ -17,8 +17,8 @@ _DATA = "HEADRACE_DATA"  # the environment variable that says where the public l
 
 @dataclass(frozen=True)
 class LogSet:
-    """folder: under the folder of public logs, None: simulated. inputs: of a job over it, without the path. every_event:
-    settings by which each event counts as a positive, whatever it says, as most papers have it."""
+    """folder: under the folder of public logs, None: simulated. file: in it, if that is the log. inputs: of a job over
+    it, without the path. every_event: settings by which each event is a positive, as most papers have it."""
 
     name: str
     inputs: dict[str, Any]
