@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.retrieval_problem import METRIC, Problem
+from benchmarks.retrieval_settings import spelled_out
 from evaluation.tuning import Choices, Settings, Trial, tune
 from retrieval.scorer import TwoTowerScorer
 from retrieval.vectors import Vectors
@@ -53,7 +54,7 @@ class TwoTowerJobs:
 
     def _done(self, settings: dict[str, Any]) -> Workspace:
         self._runs += 1
-        return self.problem.done({**self.base, **settings}, f"two-tower-{self._runs}", _STAGES)
+        return self.problem.done(spelled_out({**self.base, **settings}), f"two-tower-{self._runs}", _STAGES)
 
 
 _VALIDATION = f"validation_{METRIC}"

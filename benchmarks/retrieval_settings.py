@@ -6,14 +6,29 @@ from evaluation.tuning import Choices, Settings
 from inputs.features import FeatureSpace
 from inputs.schema import USER
 
-# What all of them have. Small logs want small batches; in a linear tower there is nothing to drop.
+# What all of them have: small logs want small batches.
 TWO_TOWER: Settings = {
     "retrieval.batch_size": 512,
     "retrieval.dropout": 0.3,
-    "retrieval.embedding_dim": 64,
-    "retrieval.learning_rate": 0.003,
     "retrieval.epochs": 12,
     "retrieval.patience": 2,
+}
+# How they learn: settings that go together, by a name. Dense logs learn as a factorisation does; sparse ones, whose
+# trends say more than their ids, learn slowly.
+LEARNING = "learning"
+WAYS_OF_LEARNING: dict[str, Settings] = {
+    "linear": {
+        "retrieval.units": [],
+        "retrieval.embedding_dim": 64,
+        "retrieval.learning_rate": 0.003,
+        "retrieval.embedding_learning_rate": 0.4,
+    },
+    "hidden layer": {
+        "retrieval.units": [128],
+        "retrieval.embedding_dim": 32,
+        "retrieval.learning_rate": 0.001,
+        "retrieval.embedding_learning_rate": 0.05,
+    },
 }
 # The ablation: the default model with one thing changed.
 OPTIONS: dict[str, Settings] = {
@@ -54,18 +69,18 @@ QUICK: Settings = {
 
 
 def choices_for(space: FeatureSpace) -> Choices:
-    """What is tuned of a two-tower model, the first of each choice the default.
-
-    Whether the query tower sees who asks: most users of a test period are new, and an id that says nothing of them is
-    then best left out.
-    """
-    others = [name for name in space.query_features if name != USER]
+    """What is tuned of a two-tower model, the first of each choice the default. The query tower does not see who asks:
+    most users of a test period are new, and the id of one who is says nothing."""
     return {
-        "retrieval.units": ([], [128]),
-        "retrieval.embedding_learning_rate": (0.4, 0.1),
-        "retrieval.query_features": (others, None),
-        "inputs.history_length": (10, 20, 50),
-        "retrieval.negatives.uniform": (0, 512),
+        LEARNING: tuple(WAYS_OF_LEARNING),
+        "inputs.history_length": (10, 50),
+        "retrieval.encoder": ("bag", "attention"),
         "retrieval.id_dropout": (0.3, 0.6),
-        "retrieval.encoder": ("bag", "gru", "attention"),
+        "retrieval.query_features": ([name for name in space.query_features if name != USER],),
     }
+
+
+def spelled_out(settings: Settings) -> Settings:
+    """With the way of learning as the settings that it stands for."""
+    rest = {name: value for name, value in settings.items() if name != LEARNING}
+    return {**WAYS_OF_LEARNING.get(settings.get(LEARNING, ""), {}), **rest}

@@ -158,7 +158,8 @@ class _Log:
         best = trials[0]
         self._report.tried.setdefault(self._name, {})[model] = [[trial.settings, trial.value] for trial in trials]
         if best.settings:
-            chosen = ", ".join(f"{name} {value}" for name, value in best.settings.items())
+            told = {name: value for name, value in best.settings.items() if not isinstance(value, list)}
+            chosen = ", ".join(f"{name} {value}" for name, value in told.items())
             self._report.notes.append(f"{self._name}: {model}: validation {METRIC} {best.value:.4f} with {chosen}")
         return best.settings
 
