@@ -76,10 +76,10 @@ def quick() -> Sizes:
         logs=(world(users=150, items=150, days=8, impressions=8_000),),
         budget=2,
         base={**TWO_TOWER, **QUICK},
-        choices=lambda _: {"retrieval.id_dropout": (0.3, 0.1)},
+        choices=lambda _: {},
         options={"without logQ": OPTIONS["without logQ"]},
         sasrec={**SASREC, **QUICK, "retrieval.encoder": "bag"},  # whose graph is made in no time
-        leave_one_out=("world",),
+        leave_one_out=(),
         evaluation=EvaluationConfig(cutoffs=CUTOFFS, max_queries=200, bootstrap_samples=100),
     )
 
