@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -54,6 +55,12 @@ def _planner(quick: bool) -> Report:
     return run(quick)
 
 
+def _retrieval(quick: bool, only: Sequence[str] = ()) -> Report:
+    from benchmarks.retrieval_suite import run
+
+    return run(quick, only)
+
+
 def _open_vocabulary(quick: bool) -> Report:
     from benchmarks.open_vocabulary_suite import run
 
@@ -68,6 +75,7 @@ SUITES: dict[str, Callable[[bool], Report]] = {
     "planner": _planner,
     "checkpoint": _checkpoint,
     "inputs": _inputs,
+    "retrieval": _retrieval,
 }
 
 
@@ -81,6 +89,9 @@ def measure(
     quick: Annotated[
         bool, typer.Option("--quick", help="Tiny sizes, to see that it runs: no figure to quote.")
     ] = False,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Of 'retrieval': a log to judge on; may be given again.", metavar="LOG")
+    ] = None,
 ) -> None:
     """Measure headrace against its peers; print a table, and write the figures as JSON."""
     if suite != "all" and suite not in SUITES:
@@ -89,10 +100,13 @@ def measure(
         raise UserError(f"{json}: this is a folder; --json wants the name of a file.")
     if plots is not None and plots.exists() and not plots.is_dir():
         raise UserError(f"{plots}: this is a file; --plots wants the name of a folder.")
+    if only and suite != "retrieval":
+        raise UserError(f"--only names logs of the suite 'retrieval'; found beside '{suite}'.", "Leave it out.")
+    suites: dict[str, Callable[[bool], Report]] = {**SUITES, "retrieval": partial(_retrieval, only=only or ())}
     console = Console(width=None if sys.stdout.isatty() else 132)  # a pipe has no width of its own
     reports = []
     for name in SUITES if suite == "all" else [suite]:
-        reports.append(SUITES[name](quick))
+        reports.append(suites[name](quick))
         reports[-1].show(console)
     if plots is not None:
         from benchmarks.plots import draw_curves

@@ -28,7 +28,7 @@ class Curves:
 @dataclass
 class Report:
     """protocol: how the figures were taken, by setting. metrics: by name, a finite number. notes: what was left out,
-    and why."""
+    and why. tried: settings that a search judged, for the file alone. more_tables: shown below the first."""
 
     suite: str
     protocol: dict[str, Any]
@@ -37,18 +37,23 @@ class Report:
     metrics: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     curves: list[Curves] = field(default_factory=list)
+    tried: dict[str, Any] = field(default_factory=dict)
+    more_tables: list[Table] = field(default_factory=list)
 
     def show(self, console: Console) -> None:
-        console.print(self.table)
+        for table in (self.table, *self.more_tables):
+            if table.row_count:
+                console.print(table)
         for note in self.notes:
             console.print(f"note: {note}", markup=False, highlight=False)
         facts = {**self.protocol, **self.machine}
         console.print("; ".join(f"{name}: {value}" for name, value in facts.items()), markup=False, highlight=False)
 
     def document(self) -> dict[str, Any]:
+        tried = {"tried": self.tried} if self.tried else {}
         return {
             "suite": self.suite,
-            "protocol": {**self.protocol, "notes": self.notes},
+            "protocol": {**self.protocol, "notes": self.notes, **tried},
             "machine": self.machine,
             "metrics": self.metrics,
         }

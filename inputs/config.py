@@ -54,9 +54,13 @@ class ColumnsConfig(Config):
 
 
 class SplitConfig(Config):
-    """Shares of the events, by time, of the validation and of the test period; training has the rest."""
+    """Shares of the events, by time, of the validation and of the test period; training has the rest.
 
-    validation: float = Field(0.1, gt=0, lt=0.5)
+    validation 0: nothing is held back to choose by, so every epoch is trained and the last is kept: for a job whose
+    settings, epochs among them, were chosen before on a validation period.
+    """
+
+    validation: float = Field(0.1, ge=0, lt=0.5)
     test: float = Field(0.1, gt=0, lt=0.5)
 
 

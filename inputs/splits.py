@@ -13,7 +13,8 @@ from inputs.schema import TIME
 
 @dataclass(frozen=True)
 class Split:
-    """Seconds. Training: t < train_end. Validation: train_end <= t < validation_end. Test: validation_end <= t.
+    """Seconds. Training: t < train_end. Validation: train_end <= t < validation_end, perhaps none. Test: validation_end
+    <= t.
 
     A split by user, or at random, would let a model learn from the future of the events it is judged on (Meng et al.,
     "Exploring Data Splitting Strategies for the Evaluation of Recommendation Models", RecSys 2020).
@@ -23,18 +24,24 @@ class Split:
     validation_end: int
     end: int
 
+    @property
+    def has_validation(self) -> bool:
+        """Whether there is a period to choose by."""
+        return self.train_end < self.validation_end
+
     @classmethod
     def by_share(cls, dataset: Dataset, validation: float, test: float) -> Split:
         """The moments after which the last `validation` + `test`, and the last `test`, of the events happened.
 
         Raises:
-          UserError: so many events share their time that a period would be empty.
+          UserError: so many events share their time that a period that is wanted would be empty.
         """
         times = np.sort(np.concatenate([table.column(TIME).to_numpy() for table in dataset.scan([TIME])]))
         last = len(times) - 1
         train_end = int(times[min(round(len(times) * (1 - validation - test)), last)])
         validation_end = int(times[min(round(len(times) * (1 - test)), last)])
-        if not times[0] < train_end < validation_end <= times[-1]:
+        held_back = train_end < validation_end or not validation
+        if not (times[0] < train_end and held_back and validation_end <= times[-1]):
             raise UserError(
                 f"{dataset.path}: {len(times):,} events from {times[0]} to {times[-1]} s cannot be split by time into "
                 f"training, validation ({validation:.0%}) and test ({test:.0%}).",

@@ -7,7 +7,7 @@ import numpy as np
 from inputs.entities import SECONDS_PER_DAY
 from inputs.interactions import Interactions
 
-WINDOWS_DAYS = (1, 7)
+WINDOWS_DAYS = (1, 7, 30)
 
 
 class Trends:

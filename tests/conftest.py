@@ -12,6 +12,7 @@ LONGEST = (  # each in turn to whichever tester is free; the second tester does 
     "embeddings/sharding/test_law_1.py",
     "trainer/test_resume.py",
     "benchmarks/test_benchmarks.py",
+    "benchmarks/test_retrieval_suite.py",
     "trainer/test_tpu.py",
     "trainer/test_command_line.py",
     "trainer/test_pipeline.py",

@@ -53,6 +53,7 @@ class Training:
     """One model's training: what to train, on what, for how long, judged how.
 
     validate: the validation metrics, computed after each epoch; `metric` names the one that decides (larger is better).
+    None: there is nothing to judge by, all epochs are trained and the last is the best.
     patience: epochs in a row without a better `metric` after which training stops. made_from: the digest of everything
     the training depends on: only a checkpoint made from the same is gone on from. begin: what is done before the first
     step.
@@ -64,7 +65,7 @@ class Training:
     optimizer: keras.optimizers.Optimizer
     batches: Batches
     epochs: int
-    validate: Callable[[], dict[str, float]]
+    validate: Callable[[], dict[str, float]] | None
     metric: str
     patience: int
     begin: Callable[[], None] | None = None
@@ -136,7 +137,6 @@ def train(training: Training, config: TrainingConfig, run: RunDirectory, world: 
                 meter.advance(position.step - reached)
                 continue
             position.epoch, position.batch = position.epoch + 1, 0
-            world.membership.phase("validation")
             _judge(training, position, curves, world)
             _commit(store, training, position, curves, world)
             _leave_if(not position.stopped(training) and world.any(asked()), store, training, position)
@@ -234,6 +234,12 @@ def _leave_if(asked: bool, store: CheckpointStore, training: Training, position:
 
 
 def _judge(training: Training, position: Position, curves: Curves, world: World) -> None:
+    norms = {f"table_norm/{name}": tf.norm(rows) for name, rows in training.model.embedding.tables.items()}
+    curves.watch(position.step, norms)
+    if training.validate is None:
+        position.best_step = position.step
+        return
+    world.membership.phase("validation")
     metrics = {name: world.agreed_number(value) for name, value in training.validate().items()}
     curves.add(position.step, {f"validation_{name}": value for name, value in metrics.items()})
     value = metrics[training.metric]
@@ -243,8 +249,6 @@ def _judge(training: Training, position: Position, curves: Curves, world: World)
         position.best, position.best_step, position.epochs_without_gain = value, position.step, 0
     else:
         position.epochs_without_gain += 1
-    norms = {f"table_norm/{name}": tf.norm(rows) for name, rows in training.model.embedding.tables.items()}
-    curves.watch(position.step, norms)
 
 
 def _commit(store: CheckpointStore, training: Training, position: Position, curves: Curves, world: World) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from evaluation.baselines.histories import liked_counts, liked_matrix
 from evaluation.protocol import InteractionLog, Queries
 
 SHRINKAGE = 10.0
@@ -24,16 +25,16 @@ class ItemKNN:
     name = "item_knn"
 
     def __init__(
-        self, interactions: InteractionLog, num_users: int, num_items: int, until: int, neighbours: int = 100
+        self,
+        interactions: InteractionLog,
+        num_users: int,
+        num_items: int,
+        until: int,
+        neighbours: int = 100,
+        shrinkage: float = SHRINKAGE,
     ) -> None:
-        stop = int(np.searchsorted(interactions.times, until, side="left"))
-        users, items = interactions.users[:stop], interactions.items[:stop]
-        known = users > 0  # strangers all stand at position 0: what they liked together, nobody did
-        ones = np.ones(np.count_nonzero(known), np.float32)
-        liked = csr_matrix((ones, (users[known], items[known])), (num_users, num_items))
-        liked.data[:] = 1.0
-        self._popularity = np.bincount(items, minlength=num_items).astype(np.float32)
-        self._similarity = _similarities(liked, neighbours)
+        self._popularity = liked_counts(interactions, num_items, until)
+        self._similarity = _similarities(liked_matrix(interactions, num_users, num_items, until), neighbours, shrinkage)
         smallest = self._similarity.data.min(initial=1.0)
         self._tie_break = self._popularity * (TIE_BREAK * smallest / max(self._popularity.max(initial=0.0), 1.0))
 
@@ -45,7 +46,7 @@ class ItemKNN:
         return np.asarray((asked @ self._similarity).todense()) + self._tie_break
 
 
-def _similarities(liked: csr_matrix, neighbours: int) -> csr_matrix:
+def _similarities(liked: csr_matrix, neighbours: int, shrinkage: float) -> csr_matrix:
     """[N, N] each row's `neighbours` largest similarities, a block of rows at a time."""
     sizes = np.sqrt(np.asarray(liked.sum(axis=0)).ravel())
     by_item = liked.T.tocsr()
@@ -53,7 +54,7 @@ def _similarities(liked: csr_matrix, neighbours: int) -> csr_matrix:
     for start in range(0, by_item.shape[0], ROWS_AT_ONCE):
         block = (by_item[start : start + ROWS_AT_ONCE] @ liked).tocsr()
         rows = np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))
-        values = block.data / (sizes[rows + start] * sizes[block.indices] + SHRINKAGE)
+        values = block.data / (sizes[rows + start] * sizes[block.indices] + shrinkage)
         values[rows + start == block.indices] = 0.0
         order = np.lexsort((block.indices, -values, rows))
         rank = np.arange(len(rows)) - np.repeat(block.indptr[:-1], np.diff(block.indptr))

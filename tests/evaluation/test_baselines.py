@@ -2,14 +2,17 @@
 
 import math
 from collections import Counter
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.sparse import csr_matrix
 
-from evaluation.baselines import ItemKNN, Popularity, RecentPopularity, item_knn
+from evaluation.baselines import EASE, IALS, Factorisation, ItemKNN, Popularity, RecentPopularity, ials, item_knn
+from evaluation.baselines.ials import factorise
 from evaluation.baselines.popularity import SECONDS_PER_DAY as DAY
 from evaluation.config import EvaluationConfig
 from evaluation.harness import Catalogue, evaluate, top_lists
@@ -136,21 +139,120 @@ def test_the_future_changes_nothing_and_baselines_fit_the_harness():
 
     def scorers(events):
         log = log_of(events)
-        return [Popularity(log, 50, until), RecentPopularity(log, 50, 2), ItemKNN(log, 30, 50, until, 10)]
+        return [
+            Popularity(log, 50, until),
+            RecentPopularity(log, 50, 2),
+            ItemKNN(log, 30, 50, until, 10),
+            EASE(log, 30, 50, until),
+            IALS(log, 30, 50, until, Factorisation(dim=8)),
+        ]
 
     for before, after in zip(scorers(past), scorers(past + future), strict=True):
         np.testing.assert_array_equal(before.scores(queries), after.scores(queries))
     judged = evaluate(scorers(past), queries, EvaluationConfig(cutoffs=(5,), bootstrap_samples=100), Catalogue(50))
-    assert list(judged.metrics) == ["popularity", "recent_popularity", "item_knn"]
-    popular = Popularity(log_of(past), 50, until)
-    for_nobody = top_lists(ItemKNN(log_of(past), 30, 50, until), queries, 50, Catalogue(50))[1]
-    np.testing.assert_array_equal(for_nobody, top_lists(popular, queries, 50, Catalogue(50))[1])
+    assert list(judged.metrics) == ["popularity", "recent_popularity", "item_knn", "ease", "ials"]
+    popular, _, *by_history = scorers(past)
+    for scorer in by_history:
+        for_nobody = top_lists(scorer, queries, 50, Catalogue(50))[1]
+        np.testing.assert_array_equal(for_nobody, top_lists(popular, queries, 50, Catalogue(50))[1])
 
 
 def test_baselines_of_an_empty_log_answer_all_the_same():
     log = log_of([])
     queries = queries_of([[1], []])
-    for scorer in (Popularity(log, ITEMS, 10), RecentPopularity(log, ITEMS, 7), ItemKNN(log, USERS, ITEMS, 10)):
+    for scorer in (
+        Popularity(log, ITEMS, 10),
+        RecentPopularity(log, ITEMS, 7),
+        ItemKNN(log, USERS, ITEMS, 10),
+        EASE(log, USERS, ITEMS, 10),
+        IALS(log, USERS, ITEMS, 10),
+    ):
         scores = scorer.scores(queries)
         assert scores.shape == (2, ITEMS)
         assert not scores.any()
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    EVENTS,
+    st.integers(0, 21),
+    st.sampled_from([0.5, 10.0, 300.0]),
+    st.lists(st.lists(st.integers(0, ITEMS - 1), max_size=5), min_size=1, max_size=4),
+)
+def test_ease_equals_its_closed_form(events, until, regularisation, histories):
+    ease = EASE(log_of(events), USERS, ITEMS, until, regularisation)
+    liked = np.zeros((USERS, ITEMS))
+    for user, item, time in events:
+        if user and time < until:
+            liked[user, item] = 1.0
+    inverse = np.linalg.inv(liked.T @ liked + regularisation * np.eye(ITEMS))
+    weights = inverse / -np.diag(inverse)
+    np.fill_diagonal(weights, 0.0)
+    asked = np.array([[float(item in history) for item in range(ITEMS)] for history in histories])
+    np.testing.assert_allclose(ease.scores(queries_of(histories)), asked @ weights, atol=1e-5)
+
+
+def test_ease_minimises_what_it_is_defined_by():
+    """No other weights without a diagonal reconstruct the log with a smaller regularised error."""
+    rng = np.random.default_rng(1)
+    liked = (rng.random((40, ITEMS)) < 0.3).astype(float)
+    ease = EASE(log_of([(u + 1, i, 0) for u, i in np.argwhere(liked)]), 41, ITEMS, 1, 5.0)
+    weights = ease.scores(queries_of([[item] for item in range(ITEMS)]))
+
+    def error(weights):
+        return np.square(liked - liked @ weights).sum() + 5.0 * np.square(weights).sum()
+
+    best = error(weights)
+    for _ in range(50):
+        step = rng.normal(size=(ITEMS, ITEMS)) * 0.05
+        np.fill_diagonal(step, 0.0)
+        assert error(weights + step) > best
+
+
+def naive_sweep(liked, others, f):
+    """[rows, dim]: each row's normal equations, one row at a time."""
+    solved = np.zeros((len(liked), f.dim))
+    for row, likes in enumerate(liked):
+        chosen = others[likes > 0]
+        if len(chosen):
+            penalty = f.regularisation * (len(chosen) + f.unobserved * liked.shape[1]) ** f.nu
+            matrix = chosen.T @ chosen + f.unobserved * others.T @ others + penalty * np.eye(f.dim)
+            solved[row] = np.linalg.solve(matrix, chosen.sum(axis=0))
+    return solved
+
+
+@pytest.mark.parametrize("cells", [1, 300, 1 << 22])
+@pytest.mark.parametrize("nu", [0.0, 1.0])
+def test_ials_equals_a_solver_of_one_row_at_a_time(nu, cells, monkeypatch):
+    monkeypatch.setattr(ials, "_CELLS", cells)
+    rng = np.random.default_rng(2)
+    liked = (rng.random((30, 20)) < 0.25).astype(np.float64)
+    liked[3], liked[:, 4] = 0, 0
+    f = Factorisation(dim=4, unobserved=0.2, regularisation=0.05, nu=nu, deviation=1.0, sweeps=3)
+    log = log_of([(u, i, 0) for u, i in np.argwhere(liked) if u])
+    liked[0] = 0
+    got = IALS(log, 30, 20, 1, f, seed=5)
+    items = np.random.default_rng(5).standard_normal((20, 4)) * 0.5
+    for _ in range(3):
+        items = naive_sweep(liked.T, naive_sweep(liked, items, f), f)
+    np.testing.assert_allclose(got.items, items, atol=1e-4)
+    asked = np.zeros((2, 20))
+    asked[0, [1, 5, 7]] = 1.0
+    expected = naive_sweep(asked, items, f) @ items.T
+    np.testing.assert_allclose(got.scores(queries_of([[5, 1, 7, 5], []])), expected, atol=1e-4)
+
+
+def test_every_sweep_of_ials_lowers_the_objective():
+    rng = np.random.default_rng(3)
+    liked = csr_matrix((rng.random((60, 40)) < 0.2).astype(np.float32))
+    losses = []
+    for sweeps in range(1, 8):
+        f = Factorisation(dim=8, unobserved=0.1, regularisation=0.01, nu=0.5, sweeps=sweeps)
+        losses.append(f.loss(liked, *factorise(liked, f)))
+    assert all(later < earlier for earlier, later in pairwise(losses))
+    dense, (users, items) = liked.toarray(), factorise(liked, f)
+    products = users @ items.T
+    counts = (dense.sum(axis=1) + 0.1 * 40) ** 0.5, (dense.sum(axis=0) + 0.1 * 60) ** 0.5
+    penalty = counts[0] @ np.square(users).sum(axis=1) + counts[1] @ np.square(items).sum(axis=1)
+    direct = np.square(dense * (1 - products)).sum() + 0.1 * np.square(products).sum() + 0.01 * penalty
+    assert losses[-1] == pytest.approx(direct, rel=1e-4)

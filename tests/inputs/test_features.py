@@ -177,3 +177,14 @@ def test_the_split_is_global_and_strict(make_dataset):
     assert (times < split.train_end).mean() == pytest.approx(0.7, abs=0.02)
     assert (times >= split.validation_end).mean() == pytest.approx(0.1, abs=0.02)
     assert split.end == times.max() + 1
+
+
+def test_a_split_may_have_no_validation_period(make_dataset):
+    dataset, (_, _, events) = make_dataset()
+    split = Split.by_share(dataset, 0, 0.2)
+    with_one = Split.by_share(dataset, 0.2, 0.2)
+    assert split.train_end == split.validation_end == with_one.validation_end
+    assert (with_one.has_validation, split.has_validation) == (True, False)
+    space = FeatureSpace.fit(dataset, split, InputsConfig(format="simulated"))
+    ids = space.item_features["item_id"].vocabulary_size
+    assert ids == len(_seen(events, split, "item_id")) + 1

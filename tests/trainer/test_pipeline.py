@@ -185,3 +185,17 @@ def test_a_run_directory_may_be_moved(finished_run, job_file, tmp_path):
     shutil.copytree(document["inputs"]["path"], moved / "data")
     (moved / "stages.json").write_text(json.dumps(record))
     assert Workspace(load_job(job_file), RunDirectory(moved), "x").dataset.path == moved / "data"
+
+
+def test_without_a_validation_period_every_epoch_is_trained_and_the_last_is_kept(job_file, headrace, tmp_path):
+    run = tmp_path / "run"
+    words = [job_file, "--run-dir", run, "--set", "inputs.split.validation=0", "--set", "ranking.patience=1"]
+    for command in (["data", "prepare"], ["train", "ranking"]):
+        code, said = headrace(*command, *words)
+        assert code == 0, said
+    facts = json.loads((run / "stages.json").read_text())["ranking"]["facts"]
+    steps = [int(path.name.removeprefix("step-")) for path in (run / "checkpoints" / "ranking").glob("step-*")]
+    assert facts["best_step"] == max(steps)
+    points = [json.loads(line) for line in (run / "curves.jsonl").read_text().splitlines()]
+    assert points
+    assert not any(point["metric"].startswith("validation") for point in points)

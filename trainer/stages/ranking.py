@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from foundation.tf import keras
@@ -12,6 +13,7 @@ from trainer.ranked import MAIN_METRIC, Predictor, judge, sampled
 from trainer.trained import best_is_kept, fit, restore_best
 from trainer.warm_start import warm_start_of
 from trainer.workspace import Workspace
+from trainer.world import World
 
 VALIDATION_LISTS = 10_000
 
@@ -24,14 +26,6 @@ def perform(workspace: Workspace) -> dict[str, Any]:
     lists = workspace.lists(0, split.train_end)
     length = job.inputs.history_length
     batches = ranking_batches(space, lists, workspace.histories, length, job.ranking.batch_size, job.seed)
-    held_out = workspace.lists(split.train_end, split.validation_end)
-    chosen = sampled(held_out, VALIDATION_LISTS, job.seed)
-    predictor = Predictor(model, space, workspace.histories, length, world.strategy.run)
-
-    def validate() -> dict[str, float]:
-        judged = judge(predictor.predict(held_out, chosen), model.objectives, job.evaluation, job.seed)
-        return {MAIN_METRIC: judged["value"][MAIN_METRIC].value}
-
     warm = warm_start_of(workspace, "ranking", model)
     training = Training(
         stage="ranking",
@@ -40,7 +34,7 @@ def perform(workspace: Workspace) -> dict[str, Any]:
         optimizer=_optimizer(workspace),
         batches=batches,
         epochs=job.ranking.epochs,
-        validate=validate,
+        validate=_validation(workspace, model, world) if split.has_validation else None,
         metric=MAIN_METRIC,
         patience=job.ranking.patience,
         begin=warm.begin if warm else None,
@@ -50,6 +44,19 @@ def perform(workspace: Workspace) -> dict[str, Any]:
         workspace.ranker = model
     begun = {"warm_start": warm.facts()} if warm and workspace.world.is_chief else {}
     return {"best_step": best.step, "lists": len(lists), **begun}
+
+
+def _validation(workspace: Workspace, model: Ranker, world: World) -> Callable[[], dict[str, float]]:
+    job, split = workspace.job, workspace.split
+    held_out = workspace.lists(split.train_end, split.validation_end)
+    chosen = sampled(held_out, VALIDATION_LISTS, job.seed)
+    predictor = Predictor(model, workspace.space, workspace.histories, job.inputs.history_length, world.strategy.run)
+
+    def validate() -> dict[str, float]:
+        judged = judge(predictor.predict(held_out, chosen), model.objectives, job.evaluation, job.seed)
+        return {MAIN_METRIC: judged["value"][MAIN_METRIC].value}
+
+    return validate
 
 
 def restore(workspace: Workspace) -> Ranker:

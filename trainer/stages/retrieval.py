@@ -61,7 +61,7 @@ def perform(workspace: Workspace) -> dict[str, Any]:
         optimizer=_optimizer(workspace, steps),
         batches=batches,
         epochs=job.retrieval.epochs,
-        validate=validate,
+        validate=validate if split.has_validation else None,
         metric=metric,
         patience=job.retrieval.patience,
         begin=warm.begin if warm else None,
