@@ -1,7 +1,7 @@
 """The one door to ScaNN's updatable searcher.
 
 `import scann` also imports TensorFlow (0.7 GB, seconds), which neither a worker that builds a shard nor a server that
-searches one needs: the extension that holds the searcher is a library of its own in the wheel, and is imported from there.
+searches one needs: the extension that holds the searcher is a library of its own in the wheel, imported from there.
 """
 
 from __future__ import annotations

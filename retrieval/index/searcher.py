@@ -39,8 +39,8 @@ class Searcher:
 
     @classmethod
     def build_exact(cls, vectors: np.ndarray, threads: int | None = None) -> Searcher:
-        """A searcher that scores every vector, in float32. vectors: [N, D], N > 0. threads: of a batch of queries (default: all
-        usable cores)."""
+        """A searcher that scores every vector, in float32. vectors: [N, D], N > 0. threads: of a batch of queries
+        (default: all usable cores)."""
         return cls._built(vectors, exact_config(), None, threads)
 
     @classmethod
@@ -107,7 +107,7 @@ class Searcher:
             )
         width = found.shape[1]
         found_any = np.isfinite(values)  # ScaNN fills up with row 0 and the score NaN
-        rows[:, :width] = np.where(found_any, found, -1)
+        rows[:, :width] = np.where(found_any, found.astype(np.int64), -1)
         scores[:, :width] = np.where(found_any, values, -np.inf)
         return rows, scores
 
@@ -126,9 +126,13 @@ class Searcher:
     def save(self, folder: str | Path) -> None:
         """Writes the searcher as a folder, whole or not at all."""
         with atomic_directory(folder) as partial:
-            (partial / SCANN).mkdir()
-            self.native.serialize(str(partial / SCANN), True)
-            write_manifest(partial, self.size, self.dim, self.setting)
+            self.write(partial)
+
+    def write(self, folder: Path) -> None:
+        """Writes the searcher into a folder that is there, and that whoever made it commits."""
+        (folder / SCANN).mkdir()
+        self.native.serialize(str(folder / SCANN), True)
+        write_manifest(folder, self.size, self.dim, self.setting)
 
     @classmethod
     def load(cls, folder: str | Path, threads: int | None = None) -> Searcher:
