@@ -32,7 +32,8 @@ def total_effort(
     ladder = leaves_ladder(setting.leaves)
     answers: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {leaves: [] for leaves in ladder}
     for shard in shards:
-        ids, searcher = np.load(shard / IDS, allow_pickle=False), Searcher.load(shard)
+        searcher = Searcher.load(shard)
+        ids = np.load(shard / IDS, allow_pickle=False)
         for leaves in ladder:
             effort = None if searcher.exact else Effort(leaves, setting.reorder)
             rows, scores = searcher.search(queries, k, effort)

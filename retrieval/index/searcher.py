@@ -88,27 +88,25 @@ class Searcher:
           UserError: queries of another dimension, or not finite.
         """
         queries = self._checked(queries)
-        rows = np.full((len(queries), k), -1, np.int64)
-        scores = np.full((len(queries), k), -np.inf, np.float32)
         wanted = min(k, self.size)
         if not wanted or not len(queries):
-            return rows, scores
+            return np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), -np.inf, np.float32)
         leaves, reorder = -1, -1
         if self.setting is not None:
             effort = effort or self.setting.effort
             leaves = max(1, min(effort.leaves_to_search, self.setting.leaves))
             reorder = min(max(effort.reorder, wanted), self.size)
-        if len(queries) == 1:
-            found, values = (a[np.newaxis] for a in self.native.search(queries[0], wanted, reorder, leaves))
-        else:
-            share = -(-len(queries) // self.threads)
-            found, values = self.native.search_batched(
-                queries, wanted, reorder, leaves, self.threads > 1, max(min(share, _QUERIES_AT_ONCE), 1)
-            )
-        width = found.shape[1]
-        found_any = np.isfinite(values)  # ScaNN fills up with row 0 and the score NaN
-        rows[:, :width] = np.where(found_any, found.astype(np.int64), -1)
-        scores[:, :width] = np.where(found_any, values, -np.inf)
+        # one query too goes through the batched form: it is as fast, and with SOAR the other form finds a little less
+        share = max(min(-(-len(queries) // self.threads), _QUERIES_AT_ONCE), 1)
+        parallel = self.threads > 1 and len(queries) > 1
+        found, scores = self.native.search_batched(queries, wanted, reorder, leaves, parallel, share)
+        rows = found.astype(np.int64)
+        missing = ~np.isfinite(scores)  # ScaNN fills up with row 0 and the score NaN
+        if missing.any():
+            rows[missing], scores[missing] = -1, -np.inf
+        if wanted < k:
+            short = ((0, 0), (0, k - wanted))
+            rows, scores = np.pad(rows, short, constant_values=-1), np.pad(scores, short, constant_values=-np.inf)
         return rows, scores
 
     def _checked(self, queries: np.ndarray) -> np.ndarray:

@@ -86,7 +86,8 @@ class ShardedIndex:
         each = max((threads or usable_cores()) // len(facts.shards), 1)
         shards = []
         for name in facts.shards:
-            shards.append((np.load(path / name / IDS, allow_pickle=False), Searcher.load(path / name, each)))
+            searcher = Searcher.load(path / name, each)  # sees to the shard's files, the ids' too
+            shards.append((np.load(path / name / IDS, allow_pickle=False), searcher))
         return cls(shards, facts)
 
     @staticmethod
