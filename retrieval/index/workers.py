@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -113,16 +114,19 @@ def _started(task: Task, cores: Sequence[int]) -> _Running:
         stdout=output,
         stderr=subprocess.STDOUT,
         env={**os.environ, "PYTHONPATH": path},
+        cwd=_ROOT,  # `-m` looks there first
     )
     assert process.stdin is not None
-    process.stdin.write(json.dumps({**task, "cores": list(cores)}).encode() + b"\n")
-    process.stdin.flush()  # and stays open: that it closes tells the worker that this process is gone
+    with contextlib.suppress(BrokenPipeError):  # it died at once, which is seen when it is waited for
+        process.stdin.write(json.dumps({**task, "cores": list(cores)}).encode() + b"\n")
+        process.stdin.flush()  # and stays open: that it closes tells the worker that this process is gone
     return _Running(process, task, cores, output)
 
 
 def _see_done(each: _Running) -> None:
     if each.process.stdin is not None:
-        each.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            each.process.stdin.close()
     each.output.seek(0)
     said = each.output.read().decode(errors="replace")
     each.output.close()

@@ -312,12 +312,10 @@ class TestMistakes:
             ShardedIndex.load(tmp_path / "out")
 
     def test_a_worker_that_dies_is_told_and_no_process_is_left(self, tmp_path, ids, vectors, monkeypatch):
-        from retrieval.index import workers
-
-        monkeypatch.setattr(workers, "_ROOT", tmp_path / "nowhere")
-        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-        (tmp_path / "retrieval").mkdir()
-        (tmp_path / "retrieval" / "__init__.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+        program = tmp_path / "dies"
+        program.write_text("#!/bin/sh\nkill -9 $$\n")
+        program.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(program))
         with pytest.raises(UserError, match="was ended by signal 9"):
             build_sharded(write_npy(tmp_path / "s", ids, vectors), tmp_path / "out", None, 2, 2)
 
