@@ -45,8 +45,8 @@ class IndexConfig(Config):
     brute_force_below: catalogues smaller than this are searched whole, with exact scores; "measured": whichever answers
     the held-out queries faster at the target recall. leaves: of the partitioning tree; by default about the square root
     of the number of vectors. leaves_to_search: by default so many that target_recall of the exact top 100 is found.
-    anisotropic_threshold: T of Guo et al. (ICML 2020), as ScaNN takes it. reorder: candidates scored again from their
-    vectors after the quantised search; reorder_precision: how those vectors are held. soar: lambda of SOAR (Sun et al.,
+    anisotropic_threshold: T of Guo et al. (ICML 2020), as ScaNN takes it; null: plain quantisation. reorder: candidates
+    scored again from their vectors after the quantised search; reorder_precision: how those vectors are held. soar: lambda of SOAR (Sun et al.,
     NeurIPS 2023), which puts each vector into a second leaf; null: off. dims_per_block: dimensions that share a 4-bit
     code. training_sample: vectors that the tree is trained on.
     """
@@ -55,7 +55,7 @@ class IndexConfig(Config):
     leaves: int | None = Field(None, ge=1)
     leaves_to_search: int | None = Field(None, ge=1)
     target_recall: float = Field(0.95, gt=0, le=1)
-    anisotropic_threshold: float = Field(0.2, gt=0)
+    anisotropic_threshold: float | None = Field(0.2, gt=0)
     reorder: int = Field(2_000, ge=1)
     reorder_precision: Literal["float32", "bfloat16", "int8"] = "float32"
     soar: float | None = Field(None, gt=0)

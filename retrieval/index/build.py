@@ -67,7 +67,9 @@ def build_sharded(
         _see_distinct(opened, ranges, work)
         names = [f"shard-{number:05d}" for number in range(shards)]
         _build_missing(opened, setting, dict(zip(names, ranges, strict=True)), work, workers, seed, ray)
-        facts = ShardedFacts(opened.size, opened.dim, tuple(names), setting, setting and setting.effort, 1.0, 0, plan)
+        facts = ShardedFacts(
+            opened.size, opened.dim, tuple(names), setting, None if setting is None else setting.effort, 1.0, 0, plan
+        )
         if target_recall is not None:
             facts = _tuned(opened, work, facts, target_recall, queries, seed)
         write_sharded_manifest(work, facts)
