@@ -46,9 +46,9 @@ class IndexConfig(Config):
     the held-out queries faster at the target recall. leaves: of the partitioning tree; by default about the square root
     of the number of vectors. leaves_to_search: by default so many that target_recall of the exact top 100 is found.
     anisotropic_threshold: T of Guo et al. (ICML 2020), as ScaNN takes it; null: plain quantisation. reorder: candidates
-    scored again from their vectors after the quantised search; reorder_precision: how those vectors are held. soar: lambda of SOAR (Sun et al.,
-    NeurIPS 2023), which puts each vector into a second leaf; null: off. dims_per_block: dimensions that share a 4-bit
-    code. training_sample: vectors that the tree is trained on.
+    scored again from their vectors after the quantised search; reorder_precision: how those vectors are held. soar:
+    lambda of SOAR (Sun et al., NeurIPS 2023), which puts each vector into a second leaf; null: off. dims_per_block:
+    dimensions that share a 4-bit code. training_sample: vectors that the tree is trained on.
     """
 
     brute_force_below: int | Literal["measured"] = Field(20_000)

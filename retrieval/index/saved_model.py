@@ -1,7 +1,7 @@
 """An index as a SavedModel: ScaNN's TensorFlow ops over the very trees that the Python index searches.
 
-What ScaNN wrote for a searcher is what its op `tensors_to_scann` takes: nothing is trained again, so the answers are the
-same. The op builds a searcher from those tensors each time it runs, a copy of all vectors; therefore the first call
+What ScaNN wrote for a searcher is what its op `tensors_to_scann` takes: nothing is trained again, so the answers are
+the same. The op builds a searcher from those tensors each time it runs, a copy of all vectors; therefore the first call
 keeps the searcher's handle in a variable of the serving process, under a lock, and every later call finds it there.
 """
 

@@ -18,7 +18,7 @@ import numpy as np
 from foundation.errors import UserError
 from retrieval.index.measure import Point, Trial, again, built_as, measured, pareto, swept
 from retrieval.index.searcher import Searcher
-from retrieval.index.setting import CODES, TreeSetting
+from retrieval.index.setting import CODES, ReorderPrecision, TreeSetting
 from retrieval.index.tuning import exact_search
 
 _FIRST_SAMPLE = 30_000
@@ -37,7 +37,7 @@ class Choices:
     leaves: tuple[float, ...] = (0.5, 1.0, 2.0)
     anisotropic_thresholds: tuple[float | None, ...] = (0.2, None)
     soar: tuple[float | None, ...] = (None, 1.5)
-    reorder_precisions: tuple[str, ...] = ("float32", "bfloat16", "int8")
+    reorder_precisions: tuple[ReorderPrecision, ...] = ("float32", "bfloat16", "int8")
     dims_per_block: int = 2
     training_sample: int = 100_000
 
@@ -136,13 +136,14 @@ def _finished(
         best = max(tried, key=lambda pair: pair[0])[1]
         for precision in choices.reorder_precisions:
             if precision != best.reorder_precision:
-                try_one(replace(best, reorder_precision=precision))  # type: ignore[arg-type]
+                try_one(replace(best, reorder_precision=precision))
     enough = sorted((p for p in points if min(p.recall, p.verified) >= target), key=lambda p: -p.rate)
     close = again([*enough[:_CLOSE], *([exact] if exact not in enough[:_CLOSE] else [])], searchers, trial, _TIMES)
     renewed = {point.setting: point for point in close}
     points = [renewed.get(point.setting, point) for point in points]
     chosen = max(close, key=lambda point: point.rate)
-    return Tuned(target, k, len(queries), *vectors.shape, chosen, renewed[None], tuple(points))
+    size, dim = vectors.shape
+    return Tuned(target, k, len(queries), size, dim, chosen, renewed[None], tuple(points))
 
 
 _Tree = tuple[float, float | None, float | None]  # leaves, threshold, SOAR's lambda
@@ -163,7 +164,7 @@ def _setting(tree: _Tree, size: int, choices: Choices) -> TreeSetting:
         tree[2],
         choices.dims_per_block,
         precision,
-        choices.training_sample,  # type: ignore[arg-type]
+        choices.training_sample,
     ).fitted(size)
 
 
