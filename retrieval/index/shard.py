@@ -11,6 +11,7 @@ import numpy as np
 
 from foundation.errors import UserError
 from foundation.files import atomic_directory
+from foundation.memory import give_back_freed_memory
 from retrieval.index.searcher import ASSETS, SCANN, Searcher, load_native, write_manifest
 from retrieval.index.setting import CODES, TreeSetting
 from retrieval.index.source import Source
@@ -64,6 +65,7 @@ def build_shard(source: Source, rows: Range, setting: TreeSetting | None, folder
         del ids
         _trained(sample, setting, trained)
         del sample
+        give_back_freed_memory()
         names = [("DATASET_NPY", _DATASET)]
         for kind, name in () if setting is None else _TRAINED:
             (trained / name).rename(raw / name)
@@ -72,6 +74,7 @@ def build_shard(source: Source, rows: Range, setting: TreeSetting | None, folder
         shutil.rmtree(trained)
         (raw / ASSETS).write_text("".join(f'assets {{ asset_type: {a} asset_path: "{b}" }}\n' for a, b in names))
         native = load_native(raw)  # assigns every vector to its leaf and codes it
+        give_back_freed_memory()  # what that took beside the vectors; writing takes some again
         shutil.rmtree(raw)
         native.serialize(str(final), True)
         write_manifest(partial, rows.size, source.dim, setting)
