@@ -71,6 +71,26 @@ def exact_config() -> str:
 
 def tree_config(setting: TreeSetting, dim: int) -> str:
     """ScaNN's configuration (text protocol buffer) of a tree over vectors of `dim` dimensions."""
+    return f"""{codes_config(setting, dim)}
+exact_reordering {{
+  approx_num_neighbors: {setting.reorder}
+  {_REORDERED_AS[setting.reorder_precision]}
+}}
+"""
+
+
+def reordering_in_float32(reorder: int) -> bytes:
+    """What `tree_config` says beyond `codes_config` where the precision is float32, as a serialised ScannConfig: two of
+    them one after the other are their union. (Field 17 is exact_reordering, in it field 1 approx_num_neighbors.)"""
+    number = b""
+    while reorder >= 0x80:
+        number, reorder = number + bytes([reorder & 0x7F | 0x80]), reorder >> 7
+    message = b"\x08" + number + bytes([reorder])
+    return b"\x8a\x01" + bytes([len(message)]) + message
+
+
+def codes_config(setting: TreeSetting, dim: int) -> str:
+    """The same without scoring candidates again: ScaNN then keeps the codes alone, not the vectors."""
     threshold = "nan" if setting.anisotropic_threshold is None else setting.anisotropic_threshold
     soar = (
         ""
@@ -120,10 +140,6 @@ hash {{
     noise_shaping_threshold: {threshold}
     expected_sample_size: {setting.training_sample}
   }}
-}}
-exact_reordering {{
-  approx_num_neighbors: {setting.reorder}
-  {_REORDERED_AS[setting.reorder_precision]}
 }}
 """
 

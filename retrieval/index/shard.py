@@ -12,8 +12,10 @@ import numpy as np
 from foundation.errors import UserError
 from foundation.files import atomic_directory
 from foundation.memory import give_back_freed_memory
-from retrieval.index.searcher import ASSETS, SCANN, Searcher, load_native, write_manifest
-from retrieval.index.setting import CODES, TreeSetting
+from foundation.quiet import native_stderr_hidden
+from retrieval.index.native import scann_numpy
+from retrieval.index.searcher import ASSETS, SCANN, Searcher, load_native, usable_cores, write_manifest
+from retrieval.index.setting import CODES, TreeSetting, codes_config, reordering_in_float32, tree_config
 from retrieval.index.source import Source
 
 IDS = "ids.npy"
@@ -72,11 +74,13 @@ def build_shard(source: Source, rows: Range, setting: TreeSetting | None, folder
             names.append((kind, name))
         (trained / _CONFIG).rename(raw / _CONFIG)
         shutil.rmtree(trained)
-        (raw / ASSETS).write_text("".join(f'assets {{ asset_type: {a} asset_path: "{b}" }}\n' for a, b in names))
+        (raw / ASSETS).write_text("".join(_asset(*name) for name in names))
         native = load_native(raw)  # assigns every vector to its leaf and codes it
         give_back_freed_memory()  # what that took beside the vectors; writing takes some again
-        shutil.rmtree(raw)
         native.serialize(str(final), True)
+        if _kept_apart(setting):
+            _with_vectors(final, raw / _DATASET, setting)
+        shutil.rmtree(raw)
         write_manifest(partial, rows.size, source.dim, setting)
 
 
@@ -116,5 +120,29 @@ def _written(source: Source, rows: Range, ids: np.ndarray, path: Path, drawn: np
 
 def _trained(sample: np.ndarray, setting: TreeSetting | None, folder: Path) -> None:
     """Writes what ScaNN learns from the sample, and its configuration."""
-    searcher = Searcher.build_exact(sample) if setting is None else Searcher.build_tree(sample, setting)
-    searcher.native.serialize(str(folder), True)
+    if setting is None:
+        native = Searcher.build_exact(sample).native
+    else:
+        config = codes_config if _kept_apart(setting) else tree_config
+        with native_stderr_hidden():
+            native = scann_numpy()(sample, config(setting, sample.shape[1]), usable_cores())
+    native.serialize(str(folder), True)
+
+
+def _kept_apart(setting: TreeSetting | None) -> bool:
+    """Whether the vectors join the tree as the file they are already: to write them ScaNN would copy them all."""
+    return setting is not None and setting.reorder_precision == "float32"
+
+
+def _with_vectors(folder: Path, vectors: Path, setting: TreeSetting | None) -> None:
+    """Gives a tree of codes alone the vectors that candidates are scored again by."""
+    assert setting is not None
+    vectors.rename(folder / _DATASET)
+    with (folder / _CONFIG).open("ab") as file:
+        file.write(reordering_in_float32(setting.reorder))
+    with (folder / ASSETS).open("a") as file:
+        file.write(_asset("DATASET_NPY", _DATASET))
+
+
+def _asset(kind: str, name: str) -> str:
+    return f'assets {{ asset_type: {kind} asset_path: "{name}" }}\n'
