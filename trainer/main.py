@@ -15,6 +15,7 @@ from foundation.progress import say
 from trainer.checkpoint_commands import checkpoint
 from trainer.data_commands import data
 from trainer.index_commands import index
+from trainer.index_version_commands import index_versions
 from trainer.plan_command import plan
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ app.add_typer(data, name="data")
 app.add_typer(checkpoint, name="checkpoint")
 app.add_typer(train, name="train")
 app.add_typer(index, name="index")
+index.add_typer(index_versions)  # without a name: its commands are the group's
 app.command()(plan)
 
 JobFile = Annotated[Path, typer.Argument(help="The job: one YAML file.", metavar="JOB")]
