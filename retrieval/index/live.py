@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,6 +23,7 @@ from retrieval.index.live_build import Builder, tuned_builder
 from retrieval.index.live_config import LiveConfig
 from retrieval.index.live_folder import load_live, save_live
 from retrieval.index.live_state import LiveState
+from retrieval.index.live_stats import LiveStats, Updated
 from retrieval.index.restricted import Restriction, search_restricted
 from retrieval.index.setting import Effort
 from retrieval.index.shadow import ShadowRecall
@@ -32,37 +32,6 @@ from retrieval.index.slots import Slots
 _REST = 1.0  # so many times as long as searches were kept waiting are they then left alone
 _JUDGING_REST = 9.0  # likewise after a judgement of recall: a tenth of a core at most
 _IDLE = 0.2  # seconds between looks at what there is to do
-
-
-@dataclass(frozen=True)
-class Updated:
-    """What an update did. items: given. replaced: that were there before. unknown: to be deleted, but not there."""
-
-    items: int
-    replaced: int = 0
-    unknown: int = 0
-
-
-@dataclass(frozen=True)
-class LiveStats:
-    """size: items. fresh: vectors beside the tree, what has died among them included. tombstones: deleted or replaced
-    vectors still in the tree. tree_size: its rows. upserts, deletes, unknown_deletes: items since it was made or
-    loaded. trees_built; rebalances: those of them built because recall fell. recall, recall_of, unjudged: see
-    `shadow.Recall`. failure: what went wrong in the background last, if something did; it is tried again."""
-
-    size: int
-    fresh: int
-    tombstones: int
-    tree_size: int
-    upserts: int
-    deletes: int
-    unknown_deletes: int
-    trees_built: int
-    rebalances: int
-    recall: float | None
-    recall_of: int
-    unjudged: int
-    failure: str | None
 
 
 class LiveIndex:
