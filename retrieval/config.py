@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from foundation.config import Config
 from foundation.precision import Precision
@@ -124,14 +124,29 @@ class RetrievalConfig(Config):
 class IndexConfig(Config):
     """The nearest-neighbour index (ScaNN).
 
-    brute_force_below: catalogues smaller than this are searched whole, with exact scores. leaves: of the partitioning
-    tree; by default about the square root of the catalogue's size. target_recall: leaves_to_search grows until so much
-    of the exact top 100 is found. anisotropic_threshold: T of Guo et al. (ICML 2020), as ScaNN takes it. reorder:
-    candidates scored exactly after the quantised search.
+    brute_force_below: catalogues smaller than this are searched whole, with exact scores; "measured": whichever answers
+    the held-out queries faster at the target recall. leaves: of the partitioning tree; by default about the square root
+    of the number of vectors. leaves_to_search: by default so many that target_recall of the exact top 100 is found.
+    anisotropic_threshold: T of Guo et al. (ICML 2020), as ScaNN takes it; null: plain quantisation. reorder: candidates
+    scored again from their vectors after the quantised search; reorder_precision: how those vectors are held. soar:
+    lambda of SOAR (Sun et al., NeurIPS 2023), which puts each vector into a second leaf; null: off. dims_per_block:
+    dimensions that share a 4-bit code. training_sample: vectors that the tree is trained on.
     """
 
-    brute_force_below: int = Field(20_000, ge=0)
+    brute_force_below: int | Literal["measured"] = Field(20_000)
     leaves: int | None = Field(None, ge=1)
+    leaves_to_search: int | None = Field(None, ge=1)
     target_recall: float = Field(0.95, gt=0, le=1)
-    anisotropic_threshold: float = Field(0.2, gt=0)
+    anisotropic_threshold: float | None = Field(0.2, gt=0)
     reorder: int = Field(2_000, ge=1)
+    reorder_precision: Literal["float32", "bfloat16", "int8"] = "float32"
+    soar: float | None = Field(None, gt=0)
+    dims_per_block: int = Field(2, ge=1)
+    training_sample: int = Field(100_000, ge=1_000)
+
+    @field_validator("brute_force_below")
+    @classmethod
+    def _not_negative(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 0:
+            raise ValueError("must be 0 or more, or measured")
+        return value

@@ -191,11 +191,12 @@ def load_job(path: str | Path, overrides: Iterable[str] = ()) -> Job:
     if not isinstance(document, dict):
         raise UserError(f"{path}: a job is a mapping of keys to values; found {type(document).__name__}.")
     for override in overrides:
-        _override(document, override)
+        overridden(document, override)
     return validated(Job, document, str(path), "job")
 
 
-def _override(document: dict[str, Any], override: str) -> None:
+def overridden(document: dict[str, Any], override: str) -> None:
+    """Sets the key that an override "a.b=c" names."""
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise UserError(f"--set {override}: wanted KEY=VALUE, such as --set retrieval.epochs=2.")

@@ -14,6 +14,8 @@ from foundation.errors import UserError
 from foundation.progress import say
 from trainer.checkpoint_commands import checkpoint
 from trainer.data_commands import data
+from trainer.index_commands import index
+from trainer.index_version_commands import index_versions
 from trainer.plan_command import plan
 
 if TYPE_CHECKING:
@@ -31,11 +33,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 train = typer.Typer(help="Train one model of a job.", no_args_is_help=True)
-index = typer.Typer(help="The nearest-neighbour index over a job's candidate vectors.", no_args_is_help=True)
 app.add_typer(data, name="data")
 app.add_typer(checkpoint, name="checkpoint")
 app.add_typer(train, name="train")
 app.add_typer(index, name="index")
+index.add_typer(index_versions)  # without a name: its commands are the group's
 app.command()(plan)
 
 JobFile = Annotated[Path, typer.Argument(help="The job: one YAML file.", metavar="JOB")]
@@ -170,12 +172,6 @@ def train_ranking(
     run_on_ranks(
         ("train", "ranking"), ["ranking"], job, overrides, run_dir, strategy, workers, restarts, min_workers, fallback
     )
-
-
-@index.command("build")
-def index_build(job: JobFile, overrides: Overrides = None, run_dir: RunDir = None) -> None:
-    """Compute the candidate vectors and build the index over them."""
-    run_job(["index"], job, overrides, run_dir)
 
 
 @app.command()

@@ -1,28 +1,30 @@
-"""A ScaNN index in a folder of its own: built, tuned to a recall, saved, checked when loaded, searched."""
+"""The index of a job's catalogue: one searcher, tuned to a recall, in a folder of its own."""
 
 from __future__ import annotations
 
 import json
 import math
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from scann.scann_ops.py import scann_ops_pybind
 
 from foundation.errors import UserError, damaged
 from foundation.files import atomic_directory, file_entry, read_json
-from foundation.quiet import native_stderr_hidden
 from inputs.ragged import Ragged
 from retrieval.config import IndexConfig
+from retrieval.index.searcher import MANIFEST as SEARCHER_MANIFEST
+from retrieval.index.searcher import Searcher
+from retrieval.index.setting import CODES, Effort, TreeSetting
 from retrieval.index.tuning import exact_search, recall_of, tune_leaves_to_search
 
 MANIFEST = "index.json"
-FORMAT = 1
+FORMAT = 2
 SAMPLE = 256  # queries that recall is measured on
 TUNED_AT = 100  # neighbours that recall is measured at
-CODES = 16  # of a ScaNN codebook: it cannot be trained on fewer vectors
+_TIMED = 3  # searches of the sample, the fastest of which counts
+_REMEDY = "Build the index again."
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,26 @@ class Facts:
     recall: float
 
 
+def setting_of(config: IndexConfig, size: int) -> TreeSetting:
+    """The tree that a config asks for over `size` vectors; every leaf searched where it leaves that to measuring."""
+    leaves = config.leaves or max(round(math.sqrt(size)), 1)
+    return TreeSetting(
+        leaves,
+        config.leaves_to_search or leaves,
+        config.reorder,
+        config.anisotropic_threshold,
+        config.soar,
+        config.dims_per_block,
+        config.reorder_precision,
+        config.training_sample,
+    ).fitted(size)
+
+
 class Index:
     """Maximum inner product search over vectors [N, D] whose row is their position."""
 
-    def __init__(self, searcher: Any, facts: Facts) -> None:
-        self._searcher, self.facts = searcher, facts
+    def __init__(self, searcher: Searcher, facts: Facts) -> None:
+        self.searcher, self.facts = searcher, facts
 
     @classmethod
     def build(cls, vectors: np.ndarray, config: IndexConfig, seed: int, queries: np.ndarray | None = None) -> Index:
@@ -61,35 +78,41 @@ class Index:
         if not np.isfinite(vectors).all():
             row = int(np.argmax(~np.isfinite(vectors).all(axis=1)))
             raise UserError(f"the index: the vector of item position {row} is not finite.", "Train the model again.")
-        size, dim = vectors.shape
-        if size < max(config.brute_force_below, CODES):
-            builder = scann_ops_pybind.builder(vectors, min(size, TUNED_AT), "dot_product")
-            with native_stderr_hidden():
-                searcher = builder.score_brute_force().build()
-            return cls(searcher, Facts("exact", size, dim, 0, 0, 0, 1.0))
-        leaves = min(config.leaves or max(round(math.sqrt(size)), 1), size)
-        reorder = min(config.reorder, size)
-        builder = (
-            scann_ops_pybind.builder(vectors, min(size, TUNED_AT), "dot_product")
-            .tree(num_leaves=leaves, num_leaves_to_search=leaves, training_sample_size=min(size, 250_000))
-            .score_ah(2, anisotropic_quantization_threshold=config.anisotropic_threshold)
-            .reorder(reorder)
-        )
-        with native_stderr_hidden():
-            searcher = builder.build()
-        generator = np.random.default_rng(seed)
+        measured = config.brute_force_below == "measured"
+        if len(vectors) < CODES or (not measured and len(vectors) < int(config.brute_force_below)):
+            return cls._exact(vectors)
         asked = vectors if queries is None else np.ascontiguousarray(queries, dtype=np.float32)
-        asked = asked[np.sort(generator.permutation(len(asked))[:SAMPLE])]
+        asked = asked[np.sort(np.random.default_rng(seed).permutation(len(asked))[:SAMPLE])]
+        tree = cls._tree(vectors, config, asked)
+        if measured:
+            exact = cls._exact(vectors)
+            if tree.facts.recall < config.target_recall or _seconds(exact, asked) <= _seconds(tree, asked):
+                return exact
+        return tree
+
+    @classmethod
+    def _exact(cls, vectors: np.ndarray) -> Index:
+        size, dim = vectors.shape
+        return cls(Searcher.build_exact(vectors), Facts("exact", size, dim, 0, 0, 0, 1.0))
+
+    @classmethod
+    def _tree(cls, vectors: np.ndarray, config: IndexConfig, asked: np.ndarray) -> Index:
+        size, dim = vectors.shape
+        searcher = Searcher.build_tree(vectors, setting_of(config, size))
+        assert searcher.setting is not None
+        leaves, reorder = searcher.setting.leaves, searcher.setting.reorder
         wanted, _ = exact_search(vectors, asked, min(TUNED_AT, size))
 
         def recall(leaves_to_search: int) -> float:
-            found, scores = searcher.search_batched(
-                asked, wanted.shape[1], pre_reorder_num_neighbors=reorder, leaves_to_search=leaves_to_search
-            )
-            return recall_of(_padded(found, scores)[0], wanted)
+            return recall_of(searcher.search(asked, wanted.shape[1], Effort(leaves_to_search, reorder))[0], wanted)
 
-        leaves_to_search, measured = tune_leaves_to_search(recall, leaves, config.target_recall)
-        return cls(searcher, Facts("tree_ah", size, dim, leaves, leaves_to_search, reorder, measured))
+        if config.leaves_to_search is None:
+            fewest, measured = tune_leaves_to_search(recall, leaves, config.target_recall)
+        else:
+            fewest = min(config.leaves_to_search, leaves)
+            measured = recall(fewest)
+        searcher.setting = searcher.setting.with_effort(Effort(fewest, reorder))
+        return cls(searcher, Facts("tree_ah", size, dim, leaves, fewest, reorder, measured))
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """The best `k` positions for each query, best first.
@@ -97,22 +120,7 @@ class Index:
         queries: [Q, D] float32. Returns (positions [Q, k] int64, scores [Q, k] float32); -1 and -inf fill up where
         fewer than k are found.
         """
-        queries = np.ascontiguousarray(queries, dtype=np.float32)
-        wanted = min(k, self.facts.size)
-        if self.facts.kind == "exact":
-            found, scores = self._searcher.search_batched(queries, wanted)
-        else:
-            found, scores = self._searcher.search_batched(
-                queries,
-                wanted,
-                pre_reorder_num_neighbors=min(max(self.facts.reorder, wanted), self.facts.size),
-                leaves_to_search=self.facts.leaves_to_search,
-            )
-        positions = np.full((len(queries), k), -1, np.int64)
-        values = np.full((len(queries), k), -np.inf, np.float32)
-        width = found.shape[1]
-        positions[:, :width], values[:, :width] = _padded(found, scores)
-        return positions, values
+        return self.searcher.search(queries, k)
 
     def search_excluding(self, queries: np.ndarray, k: int, excluded: Ragged) -> tuple[np.ndarray, np.ndarray]:
         """As `search`, without each query's excluded positions (rows of `excluded`): really without them.
@@ -135,14 +143,13 @@ class Index:
     def save(self, path: str | Path) -> None:
         """Writes the index as a folder, whole or not at all."""
         with atomic_directory(path) as folder:
-            (folder / "scann").mkdir()
-            self._searcher.serialize(str(folder / "scann"), relative_path=True)
-            files = {
-                str(file.relative_to(folder)): file_entry(file) for file in sorted(folder.rglob("*")) if file.is_file()
+            self.searcher.write(folder)
+            document = {
+                "format": FORMAT,
+                "facts": asdict(self.facts),
+                "files": {SEARCHER_MANIFEST: file_entry(folder / SEARCHER_MANIFEST)},
             }
-            (folder / MANIFEST).write_text(
-                json.dumps({"format": FORMAT, "facts": asdict(self.facts), "files": files}, indent=2)
-            )
+            (folder / MANIFEST).write_text(json.dumps(document, indent=2) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> Index:
@@ -152,26 +159,35 @@ class Index:
           UserError: it is missing, or a file of it is missing or not the one that was written.
         """
         path = Path(path)
-        facts = cls.check(path)
-        with native_stderr_hidden():
-            return cls(scann_ops_pybind.load_searcher(str(path / "scann")), facts)
+        facts = cls._facts(path)
+        return cls(Searcher.load(path), facts)
+
+    @classmethod
+    def check(cls, path: Path) -> Facts:
+        """Sees that an index is whole, without loading it; returns its facts. Raises as `load` does."""
+        facts = cls._facts(path)
+        Searcher.check(path)
+        return facts
 
     @staticmethod
-    def check(path: Path) -> Facts:
-        """Sees that an index is whole, without loading it; returns its facts. Raises as `load` does."""
+    def _facts(path: Path) -> Facts:
         manifest = read_json(path / MANIFEST, "the index's manifest")
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-            raise UserError(f"{path / MANIFEST}: not an index of format {FORMAT}.", "Build the index again.")
-        with damaged(path / MANIFEST, "Build the index again."):
+            raise UserError(f"{path / MANIFEST}: not an index of format {FORMAT}.", _REMEDY)
+        with damaged(path / MANIFEST, _REMEDY):
             facts, files = Facts(**manifest["facts"]), dict(manifest["files"])
         for name, entry in files.items():
             file = path / name
             if not file.exists() or file_entry(file) != entry:
-                raise UserError(f"{file}: this part of the index is missing or damaged.", "Build the index again.")
+                raise UserError(f"{file}: this part of the index is missing or damaged.", _REMEDY)
         return facts
 
 
-def _padded(found: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """ScaNN's answer with -1 and -inf where it is short: it fills up with position 0 and the score NaN."""
-    missing = ~np.isfinite(scores)
-    return np.where(missing, -1, found.astype(np.int64)), np.where(missing, np.float32(-np.inf), scores)
+def _seconds(index: Index, queries: np.ndarray) -> float:
+    """What answering the sample costs, at best."""
+    times = []
+    for _ in range(_TIMED):
+        start = time.perf_counter()
+        index.search(queries, TUNED_AT)
+        times.append(time.perf_counter() - start)
+    return min(times)

@@ -9,27 +9,47 @@ import numpy as np
 _ROWS = 1 << 16
 
 
+class TopK:
+    """The k best of what is seen block by block, ties by id. `ids` [Q, <= k] int64, `scores` [Q, <= k], best first."""
+
+    def __init__(self, queries: int, k: int) -> None:
+        self._k = k
+        self.ids = np.empty((queries, 0), np.int64)
+        self.scores = np.empty((queries, 0), np.float32)
+
+    def see(self, scores: np.ndarray, ids: np.ndarray) -> None:
+        """scores: [Q, n] of the candidates `ids` [n]."""
+        ids = np.broadcast_to(ids, scores.shape)
+        if scores.shape[1] > 4 * self._k:  # most are worse than the best k of their own block
+            least = -np.partition(-scores, self._k - 1, axis=1)[:, self._k - 1]
+            kept = (scores >= least[:, np.newaxis]).any(axis=0)
+            scores, ids = scores[:, kept], ids[:, kept]
+        scores, ids = np.hstack([self.scores, scores]), np.hstack([self.ids, ids])
+        order = np.lexsort((ids, -scores), axis=1)[:, : self._k]
+        self.ids, self.scores = np.take_along_axis(ids, order, 1), np.take_along_axis(scores, order, 1)
+
+
 def exact_search(vectors: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """The `k` largest inner products by looking at all of them: the reference.
 
     vectors [N, D], queries [Q, D] float32; N >= k. Returns (positions [Q, k] int64, scores [Q, k]), best first, ties
     by position.
     """
-    positions = np.empty((len(queries), 0), np.int64)
-    scores = np.empty((len(queries), 0), np.float32)
+    best = TopK(len(queries), k)
     for start in range(0, len(vectors), _ROWS):
         block = queries @ vectors[start : start + _ROWS].T
-        here = np.broadcast_to(np.arange(start, start + block.shape[1]), block.shape)
-        positions, scores = np.hstack([positions, here]), np.hstack([scores, block])
-        order = np.lexsort((positions, -scores), axis=1)[:, :k]
-        positions, scores = np.take_along_axis(positions, order, 1), np.take_along_axis(scores, order, 1)
-    return positions, scores
+        best.see(block, np.arange(start, start + block.shape[1]))
+    return best.ids, best.scores
 
 
 def recall_of(found: np.ndarray, wanted: np.ndarray) -> float:
     """Mean share of each row of `wanted` [Q, k] that is in the same row of `found` [Q, any], filled up with -1."""
+    ids = np.unique(wanted)
+    places = np.searchsorted(ids, found).clip(max=len(ids) - 1)
+    found = np.where(ids[places] == found, places, -1)  # small numbers, so that (row, number) fits into one
+    wanted = np.searchsorted(ids, wanted)
     rows = np.arange(len(wanted))[:, np.newaxis]
-    span = int(max(found.max(initial=0), wanted.max(initial=0))) + 2  # so that a row's -1 is none of the row before
+    span = len(ids) + 1  # so that a row's -1 is none of the row before
     return float(np.isin(rows * span + wanted, rows * span + found).mean())
 
 
