@@ -1,9 +1,9 @@
-"""`python -m benchmarks SUITE [--json FILE] [--plots FOLDER] [--quick]`."""
+"""`python -m benchmarks SUITE [--json FILE] [--plots FOLDER] [--quick] [--part PART]`."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -60,6 +60,12 @@ def _open_vocabulary(quick: bool) -> Report:
     return run(quick)
 
 
+def _index(quick: bool, parts: Sequence[str] = ()) -> Report:
+    from benchmarks.index_suite import run
+
+    return run(quick, parts)
+
+
 SUITES: dict[str, Callable[[bool], Report]] = {
     "embeddings": _embeddings,
     "open_vocabulary": _open_vocabulary,
@@ -68,7 +74,9 @@ SUITES: dict[str, Callable[[bool], Report]] = {
     "planner": _planner,
     "checkpoint": _checkpoint,
     "inputs": _inputs,
+    "index": _index,
 }
+OF_PARTS: dict[str, Callable[[bool, Sequence[str]], Report]] = {"index": _index}
 
 
 @app.command()
@@ -81,10 +89,16 @@ def measure(
     quick: Annotated[
         bool, typer.Option("--quick", help="Tiny sizes, to see that it runs: no figure to quote.")
     ] = False,
+    part: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this part of a suite that has parts (index). Repeatable.", metavar="PART"),
+    ] = None,
 ) -> None:
     """Measure headrace against its peers; print a table, and write the figures as JSON."""
     if suite != "all" and suite not in SUITES:
         raise UserError(f"there is no benchmark suite '{suite}': {nearest(suite, [*SUITES, 'all'])}")
+    if part and suite not in OF_PARTS:
+        raise UserError(f"the suite {suite} has no parts; --part goes with: {', '.join(OF_PARTS)}")
     if json is not None and json.is_dir():
         raise UserError(f"{json}: this is a folder; --json wants the name of a file.")
     if plots is not None and plots.exists() and not plots.is_dir():
@@ -92,7 +106,7 @@ def measure(
     console = Console(width=None if sys.stdout.isatty() else 132)  # a pipe has no width of its own
     reports = []
     for name in SUITES if suite == "all" else [suite]:
-        reports.append(SUITES[name](quick))
+        reports.append(OF_PARTS[name](quick, part) if part else SUITES[name](quick))
         reports[-1].show(console)
     if plots is not None:
         from benchmarks.plots import draw_curves

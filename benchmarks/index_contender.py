@@ -1,11 +1,12 @@
 """One index over a set of vectors, driven over JSON lines. Runs in headrace's environment or in the peers'.
 
-Questions: {} -> versions; {"build": {"kind", ...}, "vectors": npy [N, D] float32, "file": path} -> {"seconds",
-"peak_bytes"}: builds and saves it; {"load": {"kind", ...}, "vectors", "file"} -> {}; {"queries": npy [Q, D]} -> {}: what
-is searched for from then on; {"neighbours": file, "effort", "count"} -> {}: the first `count` queries' 100 best rows,
-written as npy [count, 100] int64; {"effort", "first", "count", "batch"} -> {"seconds"}: so many calls of `batch` queries.
+Questions ("source": folder with vectors.npy [N, D] float32): {} -> versions; {"build": {"kind", ...}, "source", "file"}
+-> {"seconds", "peak_bytes"}: builds an index from the source and leaves it at `file`; {"load": {"kind", ...}, "source",
+"file"} -> {}; {"queries": npy [Q, D]} -> {}: what is searched for from then on; {"neighbours": file, "effort", "count"}
+-> {}: what the first `count` queries find, written as npy [count, 100] int64; {"effort", "first", "count", "batch"} ->
+{"seconds"}: so many calls, `batch` queries each.
 
-peak_bytes is what the process came to hold, vectors included, beyond what it held before it read them.
+peak_bytes is what the process came to hold at most, vectors included, less what it held before it read them.
 """
 
 from __future__ import annotations
@@ -37,11 +38,12 @@ class ScannTree:
         scann_numpy()
         self._searcher, self._setting, self._effort = Searcher, TreeSetting, Effort
 
-    def build(self, vectors: np.ndarray, asked: dict[str, Any]) -> None:
-        self._index = self._searcher.build_tree(vectors, self._setting(**asked))
+    def build(self, source: str, asked: dict[str, Any], file: str) -> None:
+        from retrieval.index.shard import Range, build_shard
+        from retrieval.index.source import open_source
 
-    def save(self, file: str) -> None:
-        self._index.save(file)
+        opened = open_source(source)
+        build_shard(opened, Range(0, opened.size), self._setting(**asked), Path(file), seed=0)
 
     def load(self, file: str, vectors: np.ndarray, asked: dict[str, Any]) -> None:
         self._index = self._searcher.load(file)
@@ -69,37 +71,14 @@ class ExactBlas:
     """BLAS, by blocks that stay in the caches, and numpy's partition."""
 
     packages = ("numpy",)
-    _rows = 1 << 14
 
     def load(self, file: str, vectors: np.ndarray, asked: dict[str, Any]) -> None:
-        self._vectors = vectors
+        from benchmarks.index_exact import exact_search
+
+        self._vectors, self._search = vectors, exact_search
 
     def search(self, queries: np.ndarray, effort: list[int]) -> np.ndarray:
-        found = np.empty((len(queries), 0), np.int64)
-        best = np.empty((len(queries), 0), np.float32)
-        for start in range(0, len(self._vectors), self._rows):
-            scores = queries @ self._vectors[start : start + self._rows].T
-            if best.shape[1] == K:  # only what beats the worst of the best so far is looked at
-                scores_here, rows_here = _above(scores, best.min(axis=1), start)
-            else:
-                scores_here, rows_here = scores, np.broadcast_to(start + np.arange(scores.shape[1]), scores.shape)
-            best, found = np.hstack([best, scores_here]), np.hstack([found, rows_here])
-            if best.shape[1] > K:
-                kept = np.argpartition(best, -K, axis=1)[:, -K:]
-                best, found = np.take_along_axis(best, kept, 1), np.take_along_axis(found, kept, 1)
-        order = np.argsort(-best, axis=1, kind="stable")
-        return np.take_along_axis(found, order, 1)
-
-
-def _above(scores: np.ndarray, least: np.ndarray, start: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of each row of `scores` [Q, n], those above `least` [Q], padded to the longest with -inf, and their places."""
-    query, place = np.nonzero(scores > least[:, np.newaxis])
-    counts = np.bincount(query, minlength=len(scores))
-    column = np.arange(len(query)) - np.repeat(np.cumsum(counts) - counts, counts)
-    shape = (len(scores), int(counts.max(initial=0)))
-    values, rows = np.full(shape, -np.inf, np.float32), np.zeros(shape, np.int64)
-    values[query, column], rows[query, column] = scores[query, place], start + place
-    return values, rows
+        return self._search(self._vectors, queries, K)
 
 
 class ExactTensorFlow:
@@ -131,13 +110,12 @@ class FaissIvfPq:
 
         self._faiss = faiss
 
-    def build(self, vectors: np.ndarray, asked: dict[str, Any]) -> None:
+    def build(self, source: str, asked: dict[str, Any], file: str) -> None:
+        vectors = _vectors_of(source)
         text = f"IVF{asked['lists']},PQ{asked['codes']}x4fs,RFlat"
         self._index = self._faiss.index_factory(vectors.shape[1], text, self._faiss.METRIC_INNER_PRODUCT)
         self._index.train(vectors)
         self._index.add(vectors)
-
-    def save(self, file: str) -> None:
         self._faiss.write_index(self._index, file)
 
     def load(self, file: str, vectors: np.ndarray, asked: dict[str, Any]) -> None:
@@ -161,12 +139,11 @@ class FaissHnsw:
 
         self._faiss = faiss
 
-    def build(self, vectors: np.ndarray, asked: dict[str, Any]) -> None:
+    def build(self, source: str, asked: dict[str, Any], file: str) -> None:
+        vectors = _vectors_of(source)
         self._index = self._faiss.IndexHNSWFlat(vectors.shape[1], asked["links"], self._faiss.METRIC_INNER_PRODUCT)
         self._index.hnsw.efConstruction = asked["effort"]
         self._index.add(vectors)
-
-    def save(self, file: str) -> None:
         self._faiss.write_index(self._index, file)
 
     def load(self, file: str, vectors: np.ndarray, asked: dict[str, Any]) -> None:
@@ -188,12 +165,11 @@ class Hnswlib:
 
         self._hnswlib = hnswlib
 
-    def build(self, vectors: np.ndarray, asked: dict[str, Any]) -> None:
+    def build(self, source: str, asked: dict[str, Any], file: str) -> None:
+        vectors = _vectors_of(source)
         self._index = self._hnswlib.Index("ip", vectors.shape[1])
         self._index.init_index(len(vectors), M=asked["links"], ef_construction=asked["effort"])
         self._index.add_items(vectors, num_threads=_THREADS)
-
-    def save(self, file: str) -> None:
         self._index.save_index(file)
 
     def load(self, file: str, vectors: np.ndarray, asked: dict[str, Any]) -> None:
@@ -223,18 +199,18 @@ def _memory(key: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
 
 
+def _vectors_of(source: str) -> np.ndarray:
+    return np.load(Path(source) / "vectors.npy", allow_pickle=False)
+
+
 def _build(question: dict[str, Any]) -> dict[str, Any]:
     asked = dict(question["build"])
-    index = KINDS[asked.pop("kind")]()
+    index = KINDS[asked.pop("kind")]()  # imports what building needs
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
     before = _memory("VmRSS")
-    vectors = np.load(question["vectors"], allow_pickle=False)
     start = time.perf_counter()
-    index.build(vectors, asked)
-    seconds = time.perf_counter() - start
-    peak = _memory("VmHWM") - before
-    index.save(question["file"])
-    return {"seconds": seconds, "peak_bytes": peak}
+    index.build(question["source"], asked, question["file"])
+    return {"seconds": time.perf_counter() - start, "peak_bytes": _memory("VmHWM") - before}
 
 
 def _timed(index: Any, queries: np.ndarray, question: dict[str, Any]) -> float:
@@ -258,7 +234,7 @@ def main() -> None:
         elif "load" in question:
             asked = dict(question["load"])
             index = KINDS[asked.pop("kind")]()
-            index.load(question["file"], np.load(question["vectors"], allow_pickle=False), asked)
+            index.load(question["file"], _vectors_of(question["source"]), asked)
         elif "queries" in question:
             queries = np.load(question["queries"], allow_pickle=False)
         elif "neighbours" in question:

@@ -1,8 +1,8 @@
 """Vectors of a two-tower model trained on a simulated world, written by a process of its own.
 
-`python -m benchmarks.trained_tower FOLDER JSON`: simulates the world into FOLDER/world unless it is there, trains, writes
-FOLDER/vectors.npy [items, dim] and FOLDER/queries.npy [Q, dim] float32. JSON: {"world": the simulation's
-configuration, "dim", "queries", "logs": folder that worlds are shared in}.
+`python -m benchmarks.trained_tower FOLDER JSON`: simulates the world unless its log is there, trains, writes
+FOLDER/vectors.npy [items, dim] and FOLDER/queries.npy [Q, dim] float32. JSON: {"world": the simulation's configuration,
+"dim", "queries", "logs": folder that logs are kept in}.
 """
 
 from __future__ import annotations
@@ -82,9 +82,7 @@ def _trained(space: FeatureSpace, positives: Interactions, histories: Histories,
         optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
         return loss
 
-    losses = [
-        float(step(to_tensors(batch), tf.constant(k, tf.int64))) for k, batch in enumerate(batches.iterate(0))
-    ]
+    losses = [float(step(to_tensors(batch), tf.constant(k, tf.int64))) for k, batch in enumerate(batches.iterate(0))]
     say(f"two-tower, dim {dim}: {len(losses)} steps, loss {losses[0]:.3f} to {np.mean(losses[-20:]):.3f}")
     return model
 
