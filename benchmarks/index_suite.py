@@ -149,7 +149,8 @@ def _growth(arena: _Arena) -> None:
 
 def _sharding(arena: _Arena) -> None:
     data = tower(arena.sizes.world, 64, arena.sizes.queries)
-    setting = ours(data.shape()[0], arena.sizes.settings, arena.quick)[0].build
+    build = ours(data.shape()[0], arena.sizes.settings, arena.quick)[-1].build
+    setting = {name: value for name, value in build.items() if name != "kind"}
     add_sharding(arena.report, data, setting, arena.sizes.shards, arena.sizes.build_rounds, arena.folder)
 
 
@@ -242,7 +243,7 @@ def _protocol(sizes: Sizes, quick: bool) -> dict[str, Any]:
         "one: IVF with one thread and with all, whichever is faster",
         "compared": "with exact: the fastest with recall@100 >= 0.95; with the best peer: headrace's fastest with no "
         "less recall than the peers' fastest that has 0.95",
-        "memory": "VmHWM of the building process less what it held before it read a vector, over the vectors' bytes",
+        "peak_memory": "VmHWM of the building process less what it held before it read a vector, over the vectors' bytes",
         "builds": "headrace: "
         + "; ".join(map(str, sizes.settings))
         + "; faiss IVF,PQx4fs,RFlat: 1 and 2 x sqrt(N) lists, "

@@ -44,7 +44,7 @@ def test_the_quick_suite_measures_writes_figures_and_draws(tmp_path, monkeypatch
 
 
 def test_a_part_that_there_is_not_is_told():
-    with pytest.raises(UserError, match="no part 'tower64'.*'tower-64'"):
+    with pytest.raises(UserError, match=r"no part 'tower64'.*'tower-64'"):
         run(quick=True, parts=["tower64"])
 
 
