@@ -89,7 +89,8 @@ def measure(data: VectorSet, contenders: Sequence[Contender], rounds: Rounds, fo
             except PeerMissing as reason:
                 notes.append(f"{data.name}: {name}: {reason.message}")
                 del alive[name]
-        rates = _rates({key: alive[key[0]] for key in recalls if key[0] in alive}, rounds)
+        rates, ended = timed({key: alive[key[0]] for key in recalls if key[0] in alive}, rounds)
+        notes.extend(f"{data.name}: {name}: {reason}" for name, reason in ended.items())
     points = [Point(alive[key[0]][0], key[1], recalls[key], found) for key, found in rates.items()]
     return Measured(tuple(points), tuple(built), tuple(notes), facts)
 
@@ -115,10 +116,12 @@ def _shared(found: np.ndarray, wanted: np.ndarray) -> float:
     return float((wanted[:, :, np.newaxis] == found[:, np.newaxis, :]).any(axis=2).mean())
 
 
-def _rates(
+def timed(
     asked: Mapping[tuple[str, tuple[int, ...]], tuple[Contender, Peer]], rounds: Rounds
-) -> dict[tuple[str, tuple[int, ...]], dict[int, float]]:
-    """Queries/s by batch, of medians over rounds in which all take turns."""
+) -> tuple[dict[tuple[str, tuple[int, ...]], dict[int, float]], dict[str, str]]:
+    """(queries/s by batch, of medians over rounds in which all take turns, by contender's name and effort; why a
+    contender's process ended, by its name: such a one has no rates)."""
+    ended: dict[str, str] = {}
     rates: dict[tuple[str, tuple[int, ...]], dict[int, float]] = {key: {} for key in asked}
     for batch in BATCHES:
         turns, counts = {}, {}
@@ -128,15 +131,21 @@ def _rates(
             counts[name, effort] = count
             question = {"effort": list(effort), "batch": batch, "count": count}
 
-            def turn(number: int, peer: Peer = peer, question: dict = question) -> float:
-                first = number * question["batch"] * question["count"]
-                return float(peer.ask({**question, "first": first})["seconds"])
+            def turn(number: int, name: str = name, peer: Peer = peer, question: dict = question) -> float:
+                if name in ended:
+                    return float("inf")
+                try:
+                    first = number * question["batch"] * question["count"]
+                    return float(peer.ask({**question, "first": first})["seconds"])
+                except PeerMissing as reason:
+                    ended[name] = reason.message
+                    return float("inf")
 
             turns[f"{name}\n{effort}"] = turn
         times = interleave(turns, rounds.of_batches, rounds.warmup)
         for name, effort in asked:
             rates[name, effort][batch] = batch * counts[name, effort] / times[f"{name}\n{effort}"].median
-    return rates
+    return {key: found for key, found in rates.items() if key[0] not in ended}, ended
 
 
 def frontier(points: Iterable[Point], batch: int, k: int = K) -> list[Point]:

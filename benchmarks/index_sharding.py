@@ -55,8 +55,8 @@ def add_sharding(
     report.metrics["sharded_recall_loss"] = recalls["whole"] - recalls["shards"]
     times = [report.metrics[f"build_{workers}_s"] for workers in ("one_worker", "two_workers")]
     report.notes.append(
-        f"{data.name} in {shards} shards: recall@100 {recalls['shards']:.4f}, {recalls['whole']:.4f} as one tree with as "
-        f"many leaves searched; built in {times[0]:.1f} s by one worker, {times[1]:.1f} s by two"
+        f"{data.name} in {shards} shards: recall@100 {recalls['shards']:.4f}, {recalls['whole']:.4f} as one tree with "
+        f"as many leaves searched; built in {times[0]:.1f} s by one worker, {times[1]:.1f} s by two"
     )
 
 

@@ -243,7 +243,7 @@ def _protocol(sizes: Sizes, quick: bool) -> dict[str, Any]:
         "one: IVF with one thread and with all, whichever is faster",
         "compared": "with exact: the fastest with recall@100 >= 0.95; with the best peer: headrace's fastest with no "
         "less recall than the peers' fastest that has 0.95",
-        "peak_memory": "VmHWM of the building process less what it held before it read a vector, over the vectors' bytes",
+        "peak_memory": "VmHWM of the building process less what it held before it read a vector, over vectors' bytes",
         "builds": "headrace: "
         + "; ".join(map(str, sizes.settings))
         + "; faiss IVF,PQx4fs,RFlat: 1 and 2 x sqrt(N) lists, "

@@ -12,9 +12,9 @@ import pytest
 from benchmarks.index_contenders import OURS, Contender, ours, peers
 from benchmarks.index_data import FOLDER, K, clustered, data_folder
 from benchmarks.index_exact import exact_search
-from benchmarks.index_frontier import Point, fastest, frontier
+from benchmarks.index_frontier import Point, Rounds, fastest, frontier, timed
 from benchmarks.index_suite import run
-from benchmarks.peers import PYTHON
+from benchmarks.peers import PYTHON, PeerMissing
 from foundation.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -87,6 +87,27 @@ def test_a_contenders_name_tells_its_builds_apart():
     contenders = [*ours(10_000, settings, quick=True), *peers(10_000, 64, quick=False)]
     assert len({contender.name for contender in contenders}) == len(contenders)
     assert [contender.build["leaves"] for contender in contenders[:2]] == [100, 200]
+
+
+class _Process:
+    """Answers as a contender's process does, and ends at its `lasts`-th question."""
+
+    def __init__(self, lasts: int = 10_000) -> None:
+        self._left = lasts
+
+    def ask(self, question):
+        self._left -= 1
+        if self._left < 0:
+            raise PeerMissing("it ended")
+        return {"seconds": 0.5 * question["batch"] * question["count"]}
+
+
+def test_a_contender_that_ends_is_told_and_the_others_go_on():
+    contender = Contender("hnswlib", {"kind": "hnswlib"}, ((1,),))
+    asked = {("lives", (1,)): (contender, _Process()), ("ends", (1,)): (contender, _Process(lasts=3))}
+    rates, ended = timed(asked, Rounds(of_batches=5, warmup=1, singles=4))
+    assert rates == {("lives", (1,)): {1: 2.0, 256: 2.0}}
+    assert ended == {"ends": "it ended"}
 
 
 def _point(rate: float, recall: float) -> Point:
