@@ -56,6 +56,7 @@ QUICK = Sizes(
     size=2_000,
     queries=1_000,
     growth=(1_000,),
+    shards=2,
     build_rounds=1,
     settings=({"leaves": 1.0, "anisotropic_threshold": 0.2, "training_sample": 2_000},),
     rounds=Rounds(of_batches=2, warmup=1, singles=2, exact_singles=1),
