@@ -1,10 +1,9 @@
-"""`python -m benchmarks SUITE [--json FILE] [--plots FOLDER] [--quick]`."""
+"""`python -m benchmarks SUITE [--json FILE] [--plots FOLDER] [--quick] [--part PART]`."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -55,16 +54,22 @@ def _planner(quick: bool) -> Report:
     return run(quick)
 
 
-def _retrieval(quick: bool, only: Sequence[str] = ()) -> Report:
+def _retrieval(quick: bool, logs: Sequence[str] = ()) -> Report:
     from benchmarks.retrieval_suite import run
 
-    return run(quick, only)
+    return run(quick, logs)
 
 
 def _open_vocabulary(quick: bool) -> Report:
     from benchmarks.open_vocabulary_suite import run
 
     return run(quick)
+
+
+def _index(quick: bool, parts: Sequence[str] = ()) -> Report:
+    from benchmarks.index_suite import run
+
+    return run(quick, parts)
 
 
 SUITES: dict[str, Callable[[bool], Report]] = {
@@ -75,8 +80,10 @@ SUITES: dict[str, Callable[[bool], Report]] = {
     "planner": _planner,
     "checkpoint": _checkpoint,
     "inputs": _inputs,
+    "index": _index,
     "retrieval": _retrieval,
 }
+OF_PARTS: dict[str, Callable[[bool, Sequence[str]], Report]] = {"index": _index, "retrieval": _retrieval}
 
 
 @app.command()
@@ -89,24 +96,24 @@ def measure(
     quick: Annotated[
         bool, typer.Option("--quick", help="Tiny sizes, to see that it runs: no figure to quote.")
     ] = False,
-    only: Annotated[
-        list[str] | None, typer.Option(help="Of 'retrieval': a log to judge on; may be given again.", metavar="LOG")
+    part: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this part of a suite that has parts (index, retrieval). Repeatable.", metavar="PART"),
     ] = None,
 ) -> None:
     """Measure headrace against its peers; print a table, and write the figures as JSON."""
     if suite != "all" and suite not in SUITES:
         raise UserError(f"there is no benchmark suite '{suite}': {nearest(suite, [*SUITES, 'all'])}")
+    if part and suite not in OF_PARTS:
+        raise UserError(f"the suite {suite} has no parts; --part goes with: {', '.join(OF_PARTS)}")
     if json is not None and json.is_dir():
         raise UserError(f"{json}: this is a folder; --json wants the name of a file.")
     if plots is not None and plots.exists() and not plots.is_dir():
         raise UserError(f"{plots}: this is a file; --plots wants the name of a folder.")
-    if only and suite != "retrieval":
-        raise UserError(f"--only names logs of the suite 'retrieval'; found beside '{suite}'.", "Leave it out.")
-    suites: dict[str, Callable[[bool], Report]] = {**SUITES, "retrieval": partial(_retrieval, only=only or ())}
     console = Console(width=None if sys.stdout.isatty() else 132)  # a pipe has no width of its own
     reports = []
     for name in SUITES if suite == "all" else [suite]:
-        reports.append(suites[name](quick))
+        reports.append(OF_PARTS[name](quick, part) if part else SUITES[name](quick))
         reports[-1].show(console)
     if plots is not None:
         from benchmarks.plots import draw_curves

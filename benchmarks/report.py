@@ -14,15 +14,25 @@ from benchmarks.interleaved import Times
 
 @dataclass
 class Curves:
-    """Times over one quantity. series: by contender, seconds by the quantity's value."""
+    """Times over one quantity. series: by contender, seconds by the quantity's value. of: what takes that time."""
 
     name: str
     quantity: str
     series: dict[str, dict[float, float]]
+    of: str = "a step"
 
     def add(self, value: float, times: Mapping[str, Times]) -> None:
         for name, taken in times.items():
             self.series.setdefault(name, {})[value] = taken.median
+
+
+@dataclass(frozen=True)
+class Frontiers:
+    """Queries/s over how good the answers are. series: by contender, (quality, queries/s)."""
+
+    name: str
+    quality: str
+    series: dict[str, list[tuple[float, float]]]
 
 
 @dataclass
@@ -39,6 +49,7 @@ class Report:
     curves: list[Curves] = field(default_factory=list)
     tried: dict[str, Any] = field(default_factory=dict)
     more_tables: list[Table] = field(default_factory=list)
+    frontiers: list[Frontiers] = field(default_factory=list)
 
     def show(self, console: Console) -> None:
         for table in (self.table, *self.more_tables):

@@ -86,7 +86,9 @@ def quick() -> Sizes:
 
 def run(is_quick: bool, only: Sequence[str] = ()) -> Report:
     """Judges the logs that are on this machine; the others are named in a note. only: names of logs; (): all."""
-    return measure(quick() if is_quick and not only else full(only), is_quick)
+    if is_quick and only:
+        raise UserError("--quick judges on a tiny world of its own; found a --part too.", "Leave out one of the two.")
+    return measure(quick() if is_quick else full(only), is_quick)
 
 
 def measure(sizes: Sizes, is_quick: bool) -> Report:

@@ -1,0 +1,163 @@
+"""What each index finds and how fast, at every effort: measured in turns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.index_contenders import EXACT, Contender
+from benchmarks.index_data import JUDGED, K, VectorSet
+from benchmarks.interleaved import interleave
+from benchmarks.peers import Peer, PeerMissing
+
+BATCHES = (1, 256)
+_WORTH = 0.8  # recall@100 below which no effort is timed: nobody would serve it
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """of_batches: rounds. singles: queries one by one in a round of batch 1. exact_singles: the same of exact search,
+    which takes a hundred times as long."""
+
+    of_batches: int = 15
+    warmup: int = 2
+    singles: int = 50
+    exact_singles: int = 2
+
+
+@dataclass(frozen=True)
+class Point:
+    """One index at one effort. recall: by the neighbours it is measured at. rates: queries/s by the batch's size."""
+
+    contender: Contender
+    effort: tuple[int, ...]
+    recall: Mapping[int, float]
+    rates: Mapping[int, float]
+
+    @property
+    def family(self) -> str:
+        return self.contender.family
+
+
+@dataclass(frozen=True)
+class Built:
+    contender: Contender
+    seconds: float
+    peak_bytes: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    points: tuple[Point, ...]
+    built: tuple[Built, ...]
+    notes: tuple[str, ...]
+    facts: Mapping[str, str]
+
+
+def measure(data: VectorSet, contenders: Sequence[Contender], rounds: Rounds, folder: Path) -> Measured:
+    """All contenders on one set, each in a process of its own, all alive at once. One that ends is noted and left out.
+
+    folder: for arrays that processes hand over.
+    """
+    built: list[Built] = []
+    notes: list[str] = []
+    facts: dict[str, str] = {}
+    with ExitStack() as stack:
+        alive: dict[str, tuple[Contender, Peer]] = {}
+        for contender in contenders:
+            try:
+                file = Path("none")
+                if contender.is_built:
+                    file, made = contender.built(data.folder)
+                    built.append(Built(contender, made["seconds"], made["peak_bytes"]))
+                peer = stack.enter_context(contender.start())
+                peer.ask({"load": contender.build, "source": str(data.folder), "file": str(file)})
+                peer.ask({"queries": str(data.queries)})
+            except PeerMissing as reason:
+                notes.append(f"{data.name}: {contender.name}: {reason.message}")
+                continue
+            facts.update(peer.facts)
+            alive[contender.name] = (contender, peer)
+        recalls: dict[tuple[str, tuple[int, ...]], dict[int, float]] = {}
+        for name, (contender, peer) in list(alive.items()):
+            try:
+                recalls |= {(name, effort): found for effort, found in _recalls(data, contender, peer, folder)}
+            except PeerMissing as reason:
+                notes.append(f"{data.name}: {name}: {reason.message}")
+                del alive[name]
+        rates, ended = timed({key: alive[key[0]] for key in recalls if key[0] in alive}, rounds)
+        notes.extend(f"{data.name}: {name}: {reason}" for name, reason in ended.items())
+    points = [Point(alive[key[0]][0], key[1], recalls[key], found) for key, found in rates.items()]
+    return Measured(tuple(points), tuple(built), tuple(notes), facts)
+
+
+def _recalls(
+    data: VectorSet, contender: Contender, peer: Peer, folder: Path
+) -> Iterable[tuple[tuple[int, ...], dict[int, float]]]:
+    """(effort, recall@10 and @100) of those efforts that are worth timing."""
+    wanted, file = data.neighbours(), folder / "found.npy"
+    count = min(JUDGED, len(wanted))
+    if contender.family in EXACT:
+        count = min(count, 64)
+    for effort in contender.efforts:
+        peer.ask({"neighbours": str(file), "effort": list(effort), "count": count})
+        found = np.load(file, allow_pickle=False)
+        recall = {k: _shared(found[:, :k], wanted[:count, :k]) for k in (10, K)}
+        if recall[K] >= _WORTH:
+            yield effort, recall
+
+
+def _shared(found: np.ndarray, wanted: np.ndarray) -> float:
+    """Mean share of each row of `wanted` that is in the same row of `found`."""
+    return float((wanted[:, :, np.newaxis] == found[:, np.newaxis, :]).any(axis=2).mean())
+
+
+def timed(
+    asked: Mapping[tuple[str, tuple[int, ...]], tuple[Contender, Peer]], rounds: Rounds
+) -> tuple[dict[tuple[str, tuple[int, ...]], dict[int, float]], dict[str, str]]:
+    """(queries/s by batch, of medians over rounds in which all take turns, by contender's name and effort; why a
+    contender's process ended, by its name: such a one has no rates)."""
+    ended: dict[str, str] = {}
+    rates: dict[tuple[str, tuple[int, ...]], dict[int, float]] = {key: {} for key in asked}
+    for batch in BATCHES:
+        turns, counts = {}, {}
+        for (name, effort), (contender, peer) in asked.items():
+            exact = contender.family in EXACT
+            count = 1 if batch > 1 else rounds.exact_singles if exact else rounds.singles
+            counts[name, effort] = count
+            question = {"effort": list(effort), "batch": batch, "count": count}
+
+            def turn(number: int, name: str = name, peer: Peer = peer, question: dict = question) -> float:
+                if name in ended:
+                    return float("inf")
+                try:
+                    first = number * question["batch"] * question["count"]
+                    return float(peer.ask({**question, "first": first})["seconds"])
+                except PeerMissing as reason:
+                    ended[name] = reason.message
+                    return float("inf")
+
+            turns[f"{name}\n{effort}"] = turn
+        times = interleave(turns, rounds.of_batches, rounds.warmup)
+        for name, effort in asked:
+            rates[name, effort][batch] = batch * counts[name, effort] / times[f"{name}\n{effort}"].median
+    return {key: found for key, found in rates.items() if key[0] not in ended}, ended
+
+
+def frontier(points: Iterable[Point], batch: int, k: int = K) -> list[Point]:
+    """Those that no other beats both in recall@k and in rate, from the fastest on."""
+    best: list[Point] = []
+    for point in sorted(points, key=lambda p: (-p.rates[batch], -p.recall[k])):
+        if not best or point.recall[k] > best[-1].recall[k]:
+            best.append(point)
+    return best
+
+
+def fastest(points: Iterable[Point], batch: int, recall: float) -> Point | None:
+    """The fastest of those with at least so much recall@100; None where none has it."""
+    enough = [point for point in points if point.recall[K] >= recall]
+    return max(enough, key=lambda point: point.rates[batch], default=None)

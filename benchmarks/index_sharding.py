@@ -1,0 +1,90 @@
+"""An index in shards: what it loses, and what a second worker saves when it is built."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.index_data import K, VectorSet
+from benchmarks.interleaved import interleave
+from benchmarks.report import Report
+from retrieval.index.build import build_sharded
+from retrieval.index.setting import Effort, TreeSetting
+from retrieval.index.sharded import ShardedIndex
+from retrieval.index.tuning import recall_of
+
+_SEARCHED, _REORDERED = 0.03, 600  # of the leaves; vectors: in all shards together
+
+
+def add_sharding(
+    report: Report, data: VectorSet, setting: Mapping[str, Any], shards: int, rounds: int, folder: Path
+) -> None:
+    """`sharded_recall_loss`: recall@100 of one tree less that of `shards` with as many leaves, leaves searched and
+    vectors reordered in all. `build_time_two_workers_vs_one`: of that index, each worker on one core."""
+    whole = TreeSetting(**setting)
+    part = TreeSetting(
+        **{
+            **setting,
+            "leaves": max(whole.leaves // shards, 1),
+            "training_sample": max(whole.training_sample // shards, 1_000),
+        }
+    )
+    queries, wanted = np.load(data.queries), data.neighbours()
+    queries = queries[: len(wanted)]
+    build_sharded(data.folder, folder / "whole", whole, 1, 1)
+    searched = max(round(whole.leaves * _SEARCHED / shards), 1)
+    recalls = {}
+    for name, count, effort in (
+        ("whole", 1, Effort(searched * shards, _REORDERED)),
+        ("shards", shards, Effort(searched, max(_REORDERED // shards, K))),
+    ):
+        if name == "shards":
+            _add_build_times(report, data, part, shards, rounds, folder)
+        index = ShardedIndex.load(folder / name)
+        assert len(index.facts.shards) == count
+        recalls[name] = recall_of(index.search(queries, K, effort)[0], wanted)
+    report.metrics["whole_recall100"] = recalls["whole"]
+    report.metrics["sharded_recall100"] = recalls["shards"]
+    report.metrics["sharded_recall_loss"] = recalls["whole"] - recalls["shards"]
+    times = [report.metrics[f"build_{workers}_s"] for workers in ("one_worker", "two_workers")]
+    report.notes.append(
+        f"{data.name} in {shards} shards: recall@100 {recalls['shards']:.4f}, {recalls['whole']:.4f} as one tree with "
+        f"as many leaves searched; built in {times[0]:.1f} s by one worker, {times[1]:.1f} s by two"
+    )
+
+
+def _add_build_times(
+    report: Report, data: VectorSet, setting: TreeSetting, shards: int, rounds: int, folder: Path
+) -> None:
+    """Leaves the index in `folder`/shards."""
+    out = folder / "shards"
+
+    def build(workers: int) -> float:
+        shutil.rmtree(out, ignore_errors=True)
+        with _on_cores(workers):
+            start = time.perf_counter()
+            build_sharded(data.folder, out, setting, shards, workers)
+            return time.perf_counter() - start
+
+    times = interleave({"one": lambda _: build(1), "two": lambda _: build(2)}, rounds, warmup=0)
+    report.metrics["build_one_worker_s"] = times["one"].median
+    report.metrics["build_two_workers_s"] = times["two"].median
+    report.metrics["build_time_two_workers_vs_one"] = times["two"].median / times["one"].median
+
+
+@contextmanager
+def _on_cores(count: int) -> Iterator[None]:
+    """This thread, and processes that it starts meanwhile, on so many cores."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, set(sorted(before)[:count]))
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
