@@ -130,7 +130,8 @@ class IndexConfig(Config):
     anisotropic_threshold: T of Guo et al. (ICML 2020), as ScaNN takes it; null: plain quantisation. reorder: candidates
     scored again from their vectors after the quantised search; reorder_precision: how those vectors are held. soar:
     lambda of SOAR (Sun et al., NeurIPS 2023), which puts each vector into a second leaf; null: off. dims_per_block:
-    dimensions that share a 4-bit code. training_sample: vectors that the tree is trained on.
+    dimensions that share a 4-bit code. training_sample: vectors that the tree is trained on. avq: how much more a
+    leaf's error along its vectors weighs than that across them, for vectors whose norms differ; null: not at all.
     """
 
     brute_force_below: int | Literal["measured"] = Field(20_000)
@@ -142,7 +143,8 @@ class IndexConfig(Config):
     reorder_precision: Literal["float32", "bfloat16", "int8"] = "float32"
     soar: float | None = Field(None, gt=0)
     dims_per_block: int = Field(2, ge=1)
-    training_sample: int = Field(100_000, ge=1_000)
+    training_sample: int = Field(250_000, ge=1_000)
+    avq: float | None = Field(None, gt=0)
 
     @field_validator("brute_force_below")
     @classmethod

@@ -131,7 +131,7 @@ def tune(
         asked,
         target_recall or config.target_recall,
         k,
-        Choices(dims_per_block=config.dims_per_block, training_sample=config.training_sample),
+        Choices(training_sample=config.training_sample),
         seed,
         told=say,
     )
@@ -200,13 +200,14 @@ def _as_overrides(setting: TreeSetting | None) -> list[str]:
     """The choice as options of `index build`, or keys of a job."""
     if setting is None:
         return ["--set index.brute_force_below=1000000000"]
-    soar, threshold = setting.soar, setting.anisotropic_threshold
+    optional = {"anisotropic_threshold": setting.anisotropic_threshold, "soar": setting.soar, "avq": setting.avq}
     return [
         "--set index.brute_force_below=0",
         f"--set index.leaves={setting.leaves}",
         f"--set index.leaves_to_search={setting.leaves_to_search}",
         f"--set index.reorder={setting.reorder}",
         f"--set index.reorder_precision={setting.reorder_precision}",
-        f"--set index.anisotropic_threshold={'null' if threshold is None else threshold}",
-        f"--set index.soar={'null' if soar is None else soar}",
+        f"--set index.dims_per_block={setting.dims_per_block}",
+        f"--set index.training_sample={setting.training_sample}",
+        *(f"--set index.{key}={'null' if value is None else value}" for key, value in optional.items()),
     ]

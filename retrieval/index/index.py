@@ -53,6 +53,7 @@ def setting_of(config: IndexConfig, size: int) -> TreeSetting:
         config.dims_per_block,
         config.reorder_precision,
         config.training_sample,
+        config.avq,
     ).fitted(size)
 
 

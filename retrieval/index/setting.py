@@ -31,7 +31,8 @@ class TreeSetting:
     al. (ICML 2020), eq. 6, as ScaNN takes it; None quantises to the smallest error. soar: lambda of Sun et al. (SOAR,
     NeurIPS 2023): each vector lies in a second leaf too; None: in one. dims_per_block: dimensions that share a 4-bit
     code. reorder_precision: how the vectors scored again are held. training_sample: vectors that centroids and codes
-    are trained on.
+    are trained on. avq: eta by which a centroid's error along its vectors weighs more than that across them (Guo et
+    al., eq. 7, for partitions): where norms differ, a mean understates its long vectors; None: plain k-means.
     """
 
     leaves: int
@@ -41,7 +42,8 @@ class TreeSetting:
     soar: float | None = None
     dims_per_block: int = 2
     reorder_precision: ReorderPrecision = "float32"
-    training_sample: int = 100_000
+    training_sample: int = 250_000
+    avq: float | None = None
 
     @classmethod
     def usual(cls, size: int) -> TreeSetting:
@@ -98,6 +100,7 @@ def codes_config(setting: TreeSetting, dim: int) -> str:
         else "database_spilling { spilling_type: TWO_CENTER_ORTHOGONALITY_AMPLIFIED "
         f"orthogonality_amplification_lambda: {setting.soar} }}"
     )
+    avq = "" if setting.avq is None else f"avq: {setting.avq}"
     blocks, rest = divmod(dim, setting.dims_per_block)
     if rest == 0:
         projection = (
@@ -126,6 +129,7 @@ partitioning {{
   expected_sample_size: {setting.training_sample}
   single_machine_center_initialization: RANDOM_INITIALIZATION
   {soar}
+  {avq}
 }}
 hash {{
   asymmetric_hash {{

@@ -1,9 +1,10 @@
 """Finds the cheapest setting of an index that reaches a recall, by measuring on held-out queries.
 
-Trees differ in leaves, anisotropic threshold and SOAR: each is built once, on a sample, and swept over leaves to search
-and vectors to reorder, which costs no building. The best third goes on to a sample four times larger, until the last
-few are built on all vectors (successive halving, Jamieson and Talwalkar, AISTATS 2016); the best of those is then
-tried with its vectors in fewer bits. Exact search takes part: a small catalogue may be best served by it.
+Trees differ in leaves, anisotropic threshold, dimensions to a code, and SOAR or AVQ: each is built once, on a sample,
+and swept over leaves to search and vectors to reorder, which costs no building. The best third goes on to a sample four
+times larger, until the last few are built on all vectors (successive halving, Jamieson and Talwalkar, AISTATS 2016); the
+best of those is then tried with its vectors in fewer bits. Exact search takes part: a small catalogue may be best served
+by it.
 """
 
 from __future__ import annotations
@@ -32,14 +33,16 @@ _QUERIES, _FEWER_QUERIES = 1_000, 400
 
 @dataclass(frozen=True)
 class Choices:
-    """What trees to try. leaves: multiples of the square root of the number of vectors."""
+    """What trees to try. leaves: multiples of the square root of the number of vectors. anisotropic_thresholds:
+    multiples of the vectors' median norm, which the threshold is compared with. partitions: (SOAR's lambda, AVQ's eta).
+    """
 
     leaves: tuple[float, ...] = (0.5, 1.0, 2.0)
     anisotropic_thresholds: tuple[float | None, ...] = (0.2, None)
-    soar: tuple[float | None, ...] = (None, 1.5)
+    partitions: tuple[tuple[float | None, float | None], ...] = ((None, None), (1.5, None), (None, 2.5))
+    dims_per_block: tuple[int, ...] = (2, 1)
     reorder_precisions: tuple[ReorderPrecision, ...] = ("float32", "bfloat16", "int8")
-    dims_per_block: int = 2
-    training_sample: int = 100_000
+    training_sample: int = 250_000
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,8 @@ def tune(
     queries = np.ascontiguousarray(queries[generator.permutation(len(queries))[:_QUERIES]], np.float32)
     k = min(k, len(vectors))
     candidates = list(_trees(choices))
+    drawn = vectors[np.sort(generator.permutation(len(vectors))[:_FIRST_SAMPLE])]
+    norm = max(float(np.median(np.linalg.norm(drawn, axis=1))), np.finfo(np.float32).tiny)
     size = 0
     while len(vectors) >= CODES and len(candidates) > _LAST and size < len(vectors):
         size = min(max(size * _GROWTH, _FIRST_SAMPLE), len(vectors))
@@ -97,11 +102,13 @@ def tune(
         scored = []
         for number, tree in enumerate(candidates):
             told(f"{size:,} vectors, tree {number + 1} of {len(candidates)}")
-            points = swept(Searcher.build_tree(sample, _setting(tree, size, choices), threads), trial, target, least)
+            setting = _setting(tree, size, norm, choices)
+            points = swept(Searcher.build_tree(sample, setting, threads), trial, target, least)
             scored.append((_rate_at(points, target), number))
         scored.sort(reverse=True)
         candidates = [candidates[number] for _, number in scored[: max(len(candidates) // _FEWER, _LAST)]]
-    return _finished(vectors, queries, target, k, candidates[:_LAST], choices, threads, told)
+    settings = [_setting(tree, len(vectors), norm, choices) for tree in candidates[:_LAST]]
+    return _finished(vectors, queries, target, k, settings, choices.reorder_precisions, threads, told)
 
 
 def _finished(
@@ -109,8 +116,8 @@ def _finished(
     queries: np.ndarray,
     target: float,
     k: int,
-    trees: Sequence[_Tree],
-    choices: Choices,
+    settings: Sequence[TreeSetting],
+    precisions: Sequence[ReorderPrecision],
     threads: int | None,
     told: Callable[[str], None],
 ) -> Tuned:
@@ -129,12 +136,9 @@ def _finished(
         return found
 
     if len(vectors) >= CODES:
-        tried = [
-            (_rate_at(try_one(setting), target), setting)
-            for setting in (_setting(t, len(vectors), choices) for t in trees)
-        ]
+        tried = [(_rate_at(try_one(setting), target), setting) for setting in settings]
         best = max(tried, key=lambda pair: pair[0])[1]
-        for precision in choices.reorder_precisions:
+        for precision in precisions:
             if precision != best.reorder_precision:
                 try_one(replace(best, reorder_precision=precision))
     enough = sorted((p for p in points if min(p.recall, p.verified) >= target), key=lambda p: -p.rate)
@@ -146,25 +150,27 @@ def _finished(
     return Tuned(target, k, len(queries), size, dim, chosen, renewed[None], tuple(points))
 
 
-_Tree = tuple[float, float | None, float | None]  # leaves, threshold, SOAR's lambda
+_Tree = tuple[float, float | None, tuple[float | None, float | None], int]  # of `Choices`, one of each
 
 
 def _trees(choices: Choices) -> Iterator[_Tree]:
-    return itertools.product(choices.leaves, choices.anisotropic_thresholds, choices.soar)
+    return itertools.product(choices.leaves, choices.anisotropic_thresholds, choices.partitions, choices.dims_per_block)
 
 
-def _setting(tree: _Tree, size: int, choices: Choices) -> TreeSetting:
-    leaves = max(round(tree[0] * math.sqrt(size)), 1)
-    precision = choices.reorder_precisions[0]
+def _setting(tree: _Tree, size: int, norm: float, choices: Choices) -> TreeSetting:
+    """norm: the vectors' median."""
+    of_root, threshold, (soar, avq), dims = tree
+    leaves = max(round(of_root * math.sqrt(size)), 1)
     return TreeSetting(
         leaves,
         leaves,
         size,
-        tree[1],
-        tree[2],
-        choices.dims_per_block,
-        precision,
+        None if threshold is None else float(f"{threshold * norm:.3g}"),
+        soar,
+        dims,
+        choices.reorder_precisions[0],
         choices.training_sample,
+        avq,
     ).fitted(size)
 
 
@@ -183,10 +189,9 @@ def describe(setting: TreeSetting | None) -> str:
     """A setting in words."""
     if setting is None:
         return "exact search"
-    soar = "no SOAR" if setting.soar is None else f"SOAR {setting.soar}"
-    threshold = (
-        "no anisotropic threshold"
-        if setting.anisotropic_threshold is None
-        else f"threshold {setting.anisotropic_threshold}"
-    )
-    return f"{setting.leaves} leaves, {threshold}, {soar}, reordering in {setting.reorder_precision}"
+    words = [f"{setting.leaves} leaves"]
+    words += [f"SOAR {setting.soar}"] * (setting.soar is not None) + [f"AVQ {setting.avq}"] * (setting.avq is not None)
+    threshold = setting.anisotropic_threshold
+    words.append("no anisotropic threshold" if threshold is None else f"threshold {threshold}")
+    words.append(f"{setting.dims_per_block} dimensions to a code")
+    return f"{', '.join(words)}, reordering in {setting.reorder_precision}"

@@ -102,10 +102,12 @@ class TestBuild:
         assert found.dtype == np.int64
         assert scores.dtype == np.float32
 
-    @pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
-    @pytest.mark.parametrize("soar", [None, 1.5])
-    def test_a_tree_over_shards_finds_nearly_all(self, tmp_path, source, ids, vectors, queries, precision, soar):
-        setting = TreeSetting(40, 40, 400, soar=soar, reorder_precision=precision, training_sample=1_000)
+    @pytest.mark.parametrize(
+        ("precision", "soar", "avq"),
+        [("float32", None, None), ("float32", 1.5, None), ("bfloat16", 1.5, None), ("int8", None, 2.5)],
+    )
+    def test_a_tree_over_shards_finds_nearly_all(self, tmp_path, source, ids, vectors, queries, precision, soar, avq):
+        setting = TreeSetting(40, 40, 400, soar=soar, reorder_precision=precision, training_sample=1_000, avq=avq)
         build_sharded(source, tmp_path / "out", setting, 2, 2)
         found, _ = ShardedIndex.load(tmp_path / "out").search(queries, 50)
         wanted, _ = exact_search(vectors, queries, 50)

@@ -17,7 +17,13 @@ from retrieval.index.tuner import Choices, tune
 from retrieval.index.tuning import TopK, exact_search, recall_of
 from tests.retrieval.index_sources import clustered
 
-FEW = Choices(leaves=(1.0,), anisotropic_thresholds=(0.2,), soar=(None, 1.5), reorder_precisions=("float32", "int8"))
+FEW = Choices(
+    leaves=(1.0,),
+    anisotropic_thresholds=(0.2,),
+    partitions=((None, None), (1.5, None)),
+    dims_per_block=(2,),
+    reorder_precisions=("float32", "int8"),
+)
 
 
 @pytest.fixture(scope="module")
