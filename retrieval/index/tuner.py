@@ -1,10 +1,10 @@
 """Finds the cheapest setting of an index that reaches a recall, by measuring on held-out queries.
 
 Trees differ in leaves, anisotropic threshold, dimensions to a code, and SOAR or AVQ: each is built once, on a sample,
-and swept over leaves to search and vectors to reorder, which costs no building. The best third goes on to a sample four
-times larger, until the last few are built on all vectors (successive halving, Jamieson and Talwalkar, AISTATS 2016); the
-best of those is then tried with its vectors in fewer bits. Exact search takes part: a small catalogue may be best served
-by it.
+and swept over leaves to search and vectors to reorder, which costs no building. The best third goes on to a sample
+four times larger, until the last few are built on all vectors (successive halving, Jamieson and Talwalkar, AISTATS
+2016); the best of those is then tried with its vectors in fewer bits. Exact search takes part: a small catalogue may be
+best served by it.
 """
 
 from __future__ import annotations
