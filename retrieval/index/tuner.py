@@ -92,7 +92,7 @@ def tune(
     k = min(k, len(vectors))
     candidates = list(_trees(choices))
     drawn = vectors[np.sort(generator.permutation(len(vectors))[:_FIRST_SAMPLE])]
-    norm = max(float(np.median(np.linalg.norm(drawn, axis=1))), np.finfo(np.float32).tiny)
+    norm = float(np.median(np.linalg.norm(drawn, axis=1))) or 1.0
     size = 0
     while len(vectors) >= CODES and len(candidates) > _LAST and size < len(vectors):
         size = min(max(size * _GROWTH, _FIRST_SAMPLE), len(vectors))

@@ -27,7 +27,7 @@ class NegativesConfig(Config):
 
     @model_validator(mode="after")
     def _queue_is_there(self) -> NegativesConfig:
-        if not self.queue and "queue_after" in self.model_fields_set and self.queue_after:
+        if not self.queue and self.queue_after not in (0, type(self).model_fields["queue_after"].default):
             raise ValueError("queue_after: found without a queue; set negatives.queue too, or leave it out")
         return self
 

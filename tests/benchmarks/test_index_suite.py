@@ -20,6 +20,7 @@ from foundation.errors import UserError
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.long
 def test_the_quick_suite_measures_writes_figures_and_draws(tmp_path, monkeypatch):
     monkeypatch.setenv(FOLDER, str(tmp_path / "data"))
     file, plots = tmp_path / "figures.json", tmp_path / "plots"

@@ -19,6 +19,7 @@ def report():
     return retrieval_suite.run(True)
 
 
+@pytest.mark.long
 def test_a_quick_run_judges_every_model_and_tells_what_was_tried(report):
     assert all(math.isfinite(value) for value in report.metrics.values())
     models = ["two_tower", *(baseline.name for baseline in BASELINES)]

@@ -57,6 +57,7 @@ def trained(space: FeatureSpace, train: Interactions, **options: Any) -> TwoTowe
     return model
 
 
+@pytest.mark.long
 def test_a_new_item_is_found_by_its_features_for_the_user_it_is_for(log):
     """Better than by chance, and than what is ranked first for another user: what is learned of a new item is more than
     that it is new, short or of a topic that all like."""

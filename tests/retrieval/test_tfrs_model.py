@@ -107,6 +107,7 @@ def test_a_tower_of_another_shape_is_named():
 
 
 @pytest.mark.skipif(not ML_100K.exists(), reason="needs ml-100k")
+@pytest.mark.long
 def test_foreign_towers_retrieve_on_movielens():
     """The last tenth of the likes in time, new ones of known users; every movie is a candidate."""
     ratings = np.loadtxt(ML_100K / "u.data", dtype=np.int64)

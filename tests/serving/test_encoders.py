@@ -52,6 +52,7 @@ def save(model: TwoTower, features, path) -> None:
         tf.saved_model.save(module, str(path), signatures={"serving_default": serve}, options=options)
 
 
+@pytest.mark.long
 def test_saved_query_towers_are_the_models_in_stock_tensorflow(served_interests, inputs, tmp_path):
     space, models, folders = served_interests.space, {}, {}
     for encoder, options in OPTIONS.items():

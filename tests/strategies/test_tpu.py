@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foundation.errors import UserError
@@ -154,6 +154,7 @@ def test_workers_that_answer_make_the_cluster(variable):
 # Batches.
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(0, 9), max_size=3), min_size=1, max_size=4), st.integers(1, 4))
 def test_replicas_parts_make_the_batch(rows, replicas):
     rows = rows * replicas

@@ -59,6 +59,7 @@ def test_an_objectives_label_that_the_log_lacks_is_named(job_file, headrace, tmp
     assert "did you mean 'watch_seconds'?" in said
 
 
+@pytest.mark.long
 def test_a_job_with_interests_and_objectives_is_trained(job_file, headrace, tmp_path):
     run = tmp_path / "run"
     words = (job_file, "--run-dir", run, *sets(*INTERESTS, OBJECTIVES))

@@ -46,7 +46,8 @@ def one_process(job_file, tools, tmp_path_factory):
     """The run directory of the small job's retrieval stage, trained by one process with what a TPU can train."""
     run = tmp_path_factory.mktemp("one_process") / "run"
     for words in (("data", "prepare"), ("train", "retrieval")):
-        done = tools.command(*words, job_file, "--run-dir", run, *ADAGRAD)
+        kept = ("--set", "training.keep_checkpoints=9")  # any of them may be gone on from, with the best before it
+        done = tools.command(*words, job_file, "--run-dir", run, *ADAGRAD, *kept)
         assert done.returncode == 0, done.stderr
     return run
 

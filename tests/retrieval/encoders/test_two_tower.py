@@ -56,6 +56,7 @@ class TestEveryEncoder:
             inputs["user_age"] = world.queries(users)["user_age"][: row + 1]  # which is of a row among all
             np.testing.assert_allclose(model.embed_queries(to_tensors(inputs))[row], together[row], atol=1e-5)
 
+    @pytest.mark.long
     def test_learns_what_a_user_likes(self, world, encoder):
         steps = 60
         model = two_tower(world, encoder, steps)
@@ -113,9 +114,8 @@ class TestSasRec:
             two_tower(world, "bag", item_features=["item_topics"])
 
 
-@pytest.mark.parametrize(
-    "scenarios", [("sasrec",), pytest.param(("gru", "attention", "multi_interest"), marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("scenarios", [("sasrec",), ("gru", "attention", "multi_interest")])
 def test_two_ranks_train_what_one_does(tmp_path, scenarios):
     """Law 1, each with half of every batch and of every table."""
     for ranks in (1, 2):
