@@ -23,6 +23,7 @@ def measure(*words):
     )
 
 
+@pytest.mark.long
 def test_the_embeddings_suite_prints_a_table_and_writes_figures_and_plots(tmp_path):
     file = tmp_path / "figures.json"
     plots = tmp_path / "plots"
@@ -50,6 +51,7 @@ def test_the_embeddings_suite_prints_a_table_and_writes_figures_and_plots(tmp_pa
     }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("suite", "figure"), [("open_vocabulary", "dynamic_ndcg@10"), ("inputs", "parquet_time_vs_arrow_floor")]
 )

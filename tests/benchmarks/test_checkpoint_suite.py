@@ -7,6 +7,7 @@ import pytest
 from benchmarks.checkpoint_suite import QUICK, measure
 
 
+@pytest.mark.long
 def test_the_quick_suite_measures_saves_and_restores():
     report = measure(QUICK, quick=True)
     for name in ("save_bandwidth_vs_disk", "restore_bandwidth_vs_disk", "training_stall_share", "headrace.save_s"):

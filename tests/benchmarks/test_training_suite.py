@@ -9,6 +9,7 @@ from benchmarks import training_suite
 from benchmarks.peers import PYTHON
 
 
+@pytest.mark.long
 def test_a_quick_run_gives_every_figure():
     report = training_suite.run(quick=True)
     assert report.suite == "training"

@@ -31,7 +31,8 @@ def _assert_same(alone, together):
     assert not wrong
 
 
-@pytest.mark.parametrize("scenarios", [["everything"], pytest.param([*SCENARIOS], marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("scenarios", [["everything"], [*SCENARIOS]])
 def test_two_ranks_and_two_replicas_train_what_one_does(scenarios, tmp_path):
     folders = [tmp_path / name for name in ("alone", "together", "replicas")]
     for folder in folders:

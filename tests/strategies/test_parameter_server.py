@@ -32,6 +32,7 @@ def _until_used(group, task, index, times):
     _steps_after(group, 100)
 
 
+@pytest.mark.long
 def test_every_step_is_taken_though_workers_are_killed(tmp_path):
     """The first comes back and is used: after the second's end there is no other."""
     with ServerGroup(tmp_path) as group:

@@ -187,6 +187,7 @@ def test_a_run_directory_may_be_moved(finished_run, job_file, tmp_path):
     assert Workspace(load_job(job_file), RunDirectory(moved), "x").dataset.path == moved / "data"
 
 
+@pytest.mark.long
 def test_without_a_validation_period_every_epoch_is_trained_and_the_last_is_kept(job_file, headrace, tmp_path):
     run = tmp_path / "run"
     words = [job_file, "--run-dir", run, "--set", "inputs.split.validation=0", "--set", "ranking.patience=1"]

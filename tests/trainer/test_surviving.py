@@ -113,6 +113,7 @@ def test_the_step_that_kills_twice_is_told(run, job_file, tools, faulty, tmp_pat
     assert "Traceback" not in said
 
 
+@pytest.mark.long
 def test_sigterm_checkpoints_and_the_same_command_goes_on(run, two_workers, job_file, tools):
     words = (*RETRIEVAL, job_file, "--run-dir", run, "--workers", 2)
     process = tools.start(*words)

@@ -59,6 +59,7 @@ def assert_same(run, other):
         assert ours[point] == pytest.approx(value, rel=1e-4, abs=1e-6), point
 
 
+@pytest.mark.long
 def test_a_job_of_two_cores_ends_with_one_processs_numbers(one_process, job_file, headrace, tmp_path):
     """Every stage; the epoch's last batch is short, so it is filled up."""
     run = tmp_path / "run"

@@ -50,6 +50,7 @@ def test_two_workers_end_with_one_workers_metrics(strategy, job_file, finished_r
         assert sorted(path.name for path in (run / "logs").iterdir()) == ["rank-0.log", "rank-1.log"]
 
 
+@pytest.mark.long
 def test_a_killed_rank_is_named_and_one_worker_goes_on(job_file, finished_run, prepared, tools, headrace, tmp_path):
     run = shutil.copytree(prepared, tmp_path / "run")
     process = tools.start("train", "retrieval", job_file, "--run-dir", run, "--workers", 2, "--restarts", 0)
