@@ -1,6 +1,7 @@
 """The order in which files are tested, two side by side: what takes minutes goes first, so that no tester waits at the
 end for the other."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -8,11 +9,8 @@ import pytest
 ROOT = Path(__file__).parent
 LONGEST = (  # each in turn to whichever tester is free; the second tester does not need what the first one makes
     "trainer/test_workers.py",
-    "benchmarks/test_training_suite.py",
     "embeddings/sharding/test_law_1.py",
     "trainer/test_resume.py",
-    "benchmarks/test_benchmarks.py",
-    "benchmarks/test_retrieval_suite.py",
     "trainer/test_tpu.py",
     "trainer/test_command_line.py",
     "trainer/test_pipeline.py",
@@ -24,6 +22,11 @@ LONGEST = (  # each in turn to whichever tester is free; the second tester does 
     "strategies/test_shared_memory.py",
     "strategies/test_communicators.py",
 )
+
+# A shell that starts them in the background has its children ignore these, and tests send them to commands they start.
+for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
