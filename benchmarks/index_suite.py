@@ -107,23 +107,24 @@ class _Arena:
 def _tower_64(arena: _Arena) -> None:
     """The set that the suite's own metrics are of."""
     data = tower(arena.sizes.world, 64, arena.sizes.queries)
-    found = arena.measured(data, arena.contenders(data))
-    _add(arena.report, data, found, "tower-64")
-    arena.report.metrics.update(_ratios(found, data, ""))
+    _whole(arena, data, "tower-64", "")
 
 
 def _tower_128(arena: _Arena) -> None:
     data = tower(arena.sizes.world, 128, arena.sizes.queries)
-    found = arena.measured(data, arena.contenders(data))
-    _add(arena.report, data, found, "tower-128")
-    arena.report.metrics.update(_ratios(found, data, "tower-128."))
+    _whole(arena, data, "tower-128", "tower-128.")
 
 
 def _clustered_64(arena: _Arena) -> None:
     data = clustered(arena.sizes.size, 64, arena.sizes.queries)
+    _whole(arena, data, "clustered-64", "clustered-64.")
+
+
+def _whole(arena: _Arena, data: VectorSet, name: str, prefix: str) -> None:
+    """Every contender on a set, and the suite's ratios, their names behind `prefix`."""
     found = arena.measured(data, arena.contenders(data))
-    _add(arena.report, data, found, "clustered-64")
-    arena.report.metrics.update(_ratios(found, data, "clustered-64."))
+    _add(arena.report, data, found, name)
+    arena.report.metrics.update(_ratios(found, data, prefix))
 
 
 def _growth(arena: _Arena) -> None:

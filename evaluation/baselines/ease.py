@@ -6,7 +6,7 @@ import numpy as np
 from scipy.linalg import lapack
 from scipy.sparse import csr_matrix
 
-from evaluation.baselines.histories import history_matrix, liked_counts, liked_matrix
+from evaluation.baselines.histories import history_matrix, liked_counts, liked_matrix, tie_break
 from evaluation.protocol import InteractionLog, Queries
 
 TIE_BREAK = 1e-6  # at most so much of a score: it answers for what the model says nothing of
@@ -33,8 +33,7 @@ class EASE:
         regularisation: float = 100.0,
     ) -> None:
         self._num_items = num_items
-        counts = liked_counts(interactions, num_items, until)
-        self._prior = counts * (TIE_BREAK / max(counts.max(initial=0.0), 1.0))
+        self._prior = tie_break(liked_counts(interactions, num_items, until), TIE_BREAK)
         liked = liked_matrix(interactions, num_users, num_items, until)
         self._items = np.flatnonzero(np.diff(liked.tocsc().indptr))
         self._weights = _weights(liked[:, self._items], regularisation)

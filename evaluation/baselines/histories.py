@@ -26,6 +26,11 @@ def liked_counts(interactions: InteractionLog, num_items: int, until: int) -> np
     return np.bincount(interactions.items[:stop], minlength=num_items).astype(np.float32)
 
 
+def tie_break(counts: np.ndarray, most: float) -> np.ndarray:
+    """[N]: popularity, scaled so that the most popular has `most`."""
+    return counts * (most / max(counts.max(initial=0.0), 1.0))
+
+
 def history_matrix(histories: Ragged, num_items: int) -> csr_matrix:
     """[q, N] sparse float32: 1 where the history holds an item, however often."""
     ones = np.ones(len(histories.values), np.float32)

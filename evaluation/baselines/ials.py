@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from evaluation.baselines.histories import history_matrix, liked_counts, liked_matrix
+from evaluation.baselines.histories import history_matrix, liked_counts, liked_matrix, tie_break
 from evaluation.protocol import InteractionLog, Queries
 
 _CELLS = 1 << 22  # numbers in a block of gathered factors: 16 MB
@@ -91,8 +91,7 @@ class IALS:
         seed: int = 0,
     ) -> None:
         self._factorisation = factorisation or Factorisation()
-        counts = liked_counts(interactions, num_items, until)
-        self._prior = counts * (TIE_BREAK / max(counts.max(initial=0.0), 1.0))
+        self._prior = tie_break(liked_counts(interactions, num_items, until), TIE_BREAK)
         liked = liked_matrix(interactions, num_users, num_items, until)
         self.items = factorise(liked, self._factorisation, seed)[1]
 

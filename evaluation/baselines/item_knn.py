@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from evaluation.baselines.histories import liked_counts, liked_matrix
+from evaluation.baselines.histories import liked_counts, liked_matrix, tie_break
 from evaluation.protocol import InteractionLog, Queries
 
 SHRINKAGE = 10.0
@@ -36,7 +36,7 @@ class ItemKNN:
         self._popularity = liked_counts(interactions, num_items, until)
         self._similarity = _similarities(liked_matrix(interactions, num_users, num_items, until), neighbours, shrinkage)
         smallest = self._similarity.data.min(initial=1.0)
-        self._tie_break = self._popularity * (TIE_BREAK * smallest / max(self._popularity.max(initial=0.0), 1.0))
+        self._tie_break = tie_break(self._popularity, TIE_BREAK * smallest)
 
     def scores(self, queries: Queries) -> np.ndarray:
         """[q, N] float32."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from evaluation.baselines.histories import liked_counts
 from evaluation.protocol import InteractionLog, Queries
 
 SECONDS_PER_DAY = 86_400
@@ -15,7 +16,7 @@ class Popularity:
     name = "popularity"
 
     def __init__(self, interactions: InteractionLog, num_items: int, until: int) -> None:
-        self._counts = _counts(interactions, num_items, -(2**62), until).astype(np.float32)
+        self._counts = liked_counts(interactions, num_items, until)
 
     def scores(self, queries: Queries) -> np.ndarray:
         """[q, N] float32."""

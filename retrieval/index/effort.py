@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from retrieval.index.measure import efforts
 from retrieval.index.searcher import Searcher
 from retrieval.index.setting import Effort, TreeSetting
 from retrieval.index.shard import IDS
 from retrieval.index.sharded import merged
-from retrieval.index.source import Source
+from retrieval.index.source import Source, items_of
 from retrieval.index.tuning import TopK, recall_of
 
 NEIGHBOURS = 100  # that recall is measured at
@@ -46,17 +47,11 @@ def total_effort(
 def exact_ids(source: Source, queries: np.ndarray, k: int) -> np.ndarray:
     """The ids of the k largest inner products [Q, k] int64, block by block of the source."""
     best = TopK(len(queries), k)
-    start = 0
-    for block in source.blocks(0, source.size):
-        best.see(queries @ block.T, source.ids(start, start + len(block)))
-        start += len(block)
+    for ids, vectors in items_of(source):
+        best.see(queries @ vectors.T, ids)
     return best.ids
 
 
 def leaves_ladder(leaves: int) -> list[int]:
     """Numbers of leaves to try: every one up to a few, then each a third more than the one before; all at last."""
-    ladder, last = [1], 1
-    while last < leaves:
-        last = min(max(last + 1, round(last * _STEP)), leaves)
-        ladder.append(last)
-    return ladder
+    return efforts(1, leaves, _STEP)

@@ -14,10 +14,12 @@ from foundation.errors import UserError, damaged
 from foundation.files import atomic_directory, file_entry, read_json
 from inputs.ragged import Ragged
 from retrieval.config import IndexConfig
+from retrieval.index.exact import Denied
+from retrieval.index.parts import check_entries
 from retrieval.index.searcher import MANIFEST as SEARCHER_MANIFEST
 from retrieval.index.searcher import Searcher
 from retrieval.index.setting import CODES, Effort, TreeSetting
-from retrieval.index.tuning import exact_search, recall_of, tune_leaves_to_search
+from retrieval.index.tuning import exact_search, recall_by_leaves, tune_leaves_to_search
 
 MANIFEST = "index.json"
 FORMAT = 2
@@ -103,10 +105,7 @@ class Index:
         assert searcher.setting is not None
         leaves, reorder = searcher.setting.leaves, searcher.setting.reorder
         wanted, _ = exact_search(vectors, asked, min(TUNED_AT, size))
-
-        def recall(leaves_to_search: int) -> float:
-            return recall_of(searcher.search(asked, wanted.shape[1], Effort(leaves_to_search, reorder))[0], wanted)
-
+        recall = recall_by_leaves(searcher, asked, wanted)
         if config.leaves_to_search is None:
             fewest, measured = tune_leaves_to_search(recall, leaves, config.target_recall)
         else:
@@ -129,14 +128,9 @@ class Index:
         The index is asked for so many more, and they are taken out: nothing excluded can return. An exact index loses
         nothing by it; a tree still finds only what lies in the leaves it searches.
         """
-        most = int(excluded.lengths.max(initial=0))
-        positions, scores = self.search(queries, k + most)
-        rows = np.repeat(np.arange(len(queries)), positions.shape[1])
-        banned = np.isin(
-            rows * (self.facts.size + 1) + positions.ravel(),
-            excluded.row_of_value() * (self.facts.size + 1) + excluded.values,
-        ).reshape(positions.shape)
-        banned |= positions < 0
+        denied = Denied(excluded)
+        positions, scores = self.search(queries, k + denied.most)
+        banned = denied.among(positions) | (positions < 0)
         order = np.argsort(banned, axis=1, kind="stable")[:, :k]
         positions, scores, banned = (np.take_along_axis(a, order, axis=1) for a in (positions, scores, banned))
         return np.where(banned, -1, positions), np.where(banned, np.float32(-np.inf), scores)
@@ -177,10 +171,7 @@ class Index:
             raise UserError(f"{path / MANIFEST}: not an index of format {FORMAT}.", _REMEDY)
         with damaged(path / MANIFEST, _REMEDY):
             facts, files = Facts(**manifest["facts"]), dict(manifest["files"])
-        for name, entry in files.items():
-            file = path / name
-            if not file.exists() or file_entry(file) != entry:
-                raise UserError(f"{file}: this part of the index is missing or damaged.", _REMEDY)
+        check_entries(path, files, _REMEDY)
         return facts
 
 

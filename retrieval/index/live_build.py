@@ -10,7 +10,7 @@ from retrieval.index.exact import exact_top
 from retrieval.index.live_config import LiveConfig
 from retrieval.index.searcher import Searcher
 from retrieval.index.setting import Effort, TreeSetting
-from retrieval.index.tuning import recall_of, tune_leaves_to_search
+from retrieval.index.tuning import recall_by_leaves, tune_leaves_to_search
 
 Builder = Callable[[np.ndarray, np.ndarray | None], Searcher]
 
@@ -31,11 +31,7 @@ def tuned_builder(config: LiveConfig, setting: TreeSetting | None = None) -> Bui
             queries = vectors[:: max(len(vectors) // _TUNED_ON, 1)][:_TUNED_ON]
         numbers = np.arange(len(vectors))
         wanted, _ = exact_top(vectors, None, numbers, queries, min(_TUNED_AT, len(vectors)), None)
-
-        def recall(leaves_to_search: int) -> float:
-            found, _ = searcher.search(queries, wanted.shape[1], Effort(leaves_to_search, chosen.reorder))
-            return recall_of(found, wanted)
-
+        recall = recall_by_leaves(searcher, queries, wanted)
         leaves_to_search, _ = tune_leaves_to_search(recall, chosen.leaves, config.target_recall)
         searcher.setting = chosen.with_effort(Effort(leaves_to_search, chosen.reorder))
         return searcher

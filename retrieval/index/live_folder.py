@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 
 from foundation.errors import UserError, damaged
-from foundation.files import atomic_directory, file_entry, json_digest, read_json
+from foundation.files import atomic_directory, json_digest, read_json
 from retrieval.index.attributes import Attributes
 from retrieval.index.live_state import LiveState
 from retrieval.index.live_tree import LiveTree
+from retrieval.index.parts import check_entries, entries_of
 from retrieval.index.searcher import Searcher
 from retrieval.index.slots import Slots, View
 
@@ -47,8 +49,8 @@ def save_live(path: Path, dim: int, view: View, tree: LiveTree | None) -> None:
             items = np.full(view.used, -1, np.int64)
             items[slots] = np.arange(len(slots))
             np.save(folder / _TREE_ITEMS, items[tree.slots])
-        files = {str(f.relative_to(folder)): file_entry(f) for f in sorted(folder.rglob("*")) if f.is_file()}
-        facts = {"format": _FORMAT, "dim": dim, "size": len(slots), "tree": tree is not None, "files": files}
+        facts: dict[str, Any] = {"format": _FORMAT, "dim": dim, "size": len(slots), "tree": tree is not None}
+        facts["files"] = entries_of(folder)
         (folder / MANIFEST).write_text(json.dumps({**facts, "digest": json_digest(facts)}, indent=2) + "\n")
 
 
@@ -65,9 +67,7 @@ def check_live(path: Path) -> tuple[int, int, bool]:
         if facts.pop("digest") != json_digest(facts):
             raise ValueError("it is not what was written")
         files = dict(facts["files"])
-    for name, entry in files.items():
-        if not (path / name).is_file() or file_entry(path / name) != entry:
-            raise UserError(f"{path / name}: this part of the index is missing or damaged.", _REMEDY)
+    check_entries(path, files, _REMEDY)
     return int(facts["dim"]), int(facts["size"]), bool(facts["tree"])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -15,15 +14,13 @@ from retrieval.index.live import LiveIndex
 from retrieval.index.searcher import SCANN
 from retrieval.index.shard import IDS
 from retrieval.index.sharded import ShardedIndex
-from retrieval.index.source import Source
+from retrieval.index.source import Items
 from retrieval.index.tuning import recall_of
 
 JUDGED_AT = 100  # neighbours
 _JUDGED_ON = 256  # queries
 _ROWS_AT_ONCE = 1 << 16
 _VECTORS = "dataset.npy"  # where ScaNN scores again in float32
-
-Items = Iterator[tuple[np.ndarray, np.ndarray]]  # in blocks: ids [n] int64, vectors [n, D] float32
 
 
 class Opened(Protocol):
@@ -50,14 +47,6 @@ def open_index(folder: Path, threads: int | None = None) -> Opened:
         f"{folder}: no index is here ({sharded.MANIFEST} or {live_folder.MANIFEST}).",
         "Give a folder that `headrace index build` or LiveIndex.save wrote.",
     )
-
-
-def items_of(source: Source) -> Items:
-    """The items of a source."""
-    first = 0
-    for vectors in source.blocks(0, source.size):
-        yield source.ids(first, first + len(vectors)), vectors
-        first += len(vectors)
 
 
 def vectors_of(folder: Path) -> Items:

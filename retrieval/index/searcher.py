@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from foundation.errors import UserError, damaged, first_line
-from foundation.files import atomic_directory, file_entry, read_json
+from foundation.files import atomic_directory, read_json
 from foundation.quiet import native_stderr_hidden
+from retrieval.index.exact import padded
 from retrieval.index.native import scann_numpy
+from retrieval.index.parts import check_entries, entries_of
 from retrieval.index.setting import CODES, Effort, TreeSetting, exact_config, tree_config
 
 MANIFEST = "searcher.json"
@@ -104,10 +106,7 @@ class Searcher:
         missing = ~np.isfinite(scores)  # ScaNN fills up with row 0 and the score NaN
         if missing.any():
             rows[missing], scores[missing] = -1, -np.inf
-        if wanted < k:
-            short = ((0, 0), (0, k - wanted))
-            rows, scores = np.pad(rows, short, constant_values=-1), np.pad(scores, short, constant_values=-np.inf)
-        return rows, scores
+        return padded(rows, scores, k)
 
     def _checked(self, queries: np.ndarray) -> np.ndarray:
         queries = np.ascontiguousarray(queries, dtype=np.float32)
@@ -154,10 +153,7 @@ class Searcher:
             size, dim = int(manifest["size"]), int(manifest["dim"])
             setting = None if manifest["setting"] is None else TreeSetting(**manifest["setting"])
             files = dict(manifest["files"])
-        for name, entry in files.items():
-            file = folder / name
-            if not file.exists() or file_entry(file) != entry:
-                raise UserError(f"{file}: this part of the index is missing or damaged.", _REMEDY)
+        check_entries(folder, files, _REMEDY)
         return size, dim, setting
 
 
@@ -166,13 +162,12 @@ _QUERIES_AT_ONCE = 256  # by one thread: more of them gain nothing and fill its 
 
 def write_manifest(folder: Path, size: int, dim: int, setting: TreeSetting | None) -> None:
     """Writes what `Searcher.check` reads: what a searcher's folder is, and each of its files with its digest."""
-    files = {str(file.relative_to(folder)): file_entry(file) for file in sorted(folder.rglob("*")) if file.is_file()}
     document = {
         "format": _FORMAT,
         "size": size,
         "dim": dim,
         "setting": None if setting is None else asdict(setting),
-        "files": files,
+        "files": entries_of(folder),
     }
     (folder / MANIFEST).write_text(json.dumps(document, indent=2) + "\n")
 

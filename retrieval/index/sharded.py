@@ -13,6 +13,7 @@ import numpy as np
 
 from foundation.errors import UserError, damaged
 from foundation.files import file_entry, json_digest, read_json
+from retrieval.index.parts import check_entries
 from retrieval.index.searcher import MANIFEST as SEARCHER_MANIFEST
 from retrieval.index.searcher import Searcher, usable_cores
 from retrieval.index.setting import Effort, TreeSetting
@@ -106,10 +107,7 @@ class ShardedIndex:
             effort = None if kept["effort"] is None else Effort(**kept.pop("effort"))
             kept = {**kept, "setting": setting, "effort": effort}
             facts = ShardedFacts(**kept, shards=tuple(entries))
-        for name, entry in entries.items():
-            file = path / name / SEARCHER_MANIFEST
-            if not file.exists() or file_entry(file) != entry:
-                raise UserError(f"{file}: this part of the index is missing or damaged.", _REMEDY)
+        check_entries(path, {f"{name}/{SEARCHER_MANIFEST}": entry for name, entry in entries.items()}, _REMEDY)
         return facts
 
 

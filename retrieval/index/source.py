@@ -42,6 +42,17 @@ class Source(Protocol):
         """Changes when what the source is made of changes: its files' names, sizes and times."""
 
 
+Items = Iterator[tuple[np.ndarray, np.ndarray]]  # in blocks: ids [n] int64, vectors [n, D] float32
+
+
+def items_of(source: Source) -> Items:
+    """The items of a source."""
+    first = 0
+    for vectors in source.blocks(0, source.size):
+        yield source.ids(first, first + len(vectors)), vectors
+        first += len(vectors)
+
+
 def open_source(path: str | Path) -> Source:
     """The source at a path: a Parquet file or a folder of them, ids.npy + vectors.npy, or a zarr array.
 

@@ -6,6 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from retrieval.index.searcher import Searcher
+from retrieval.index.setting import Effort
+
 _ROWS = 1 << 16
 
 
@@ -51,6 +54,17 @@ def recall_of(found: np.ndarray, wanted: np.ndarray) -> float:
     rows = np.arange(len(wanted))[:, np.newaxis]
     span = len(ids) + 1  # so that a row's -1 is none of the row before
     return float(np.isin(rows * span + wanted, rows * span + found).mean())
+
+
+def recall_by_leaves(searcher: Searcher, queries: np.ndarray, wanted: np.ndarray) -> Callable[[int], float]:
+    """What share of `wanted` [Q, k] a tree finds for queries [Q, D], by leaves to search; it reorders as it is set."""
+    assert searcher.setting is not None
+    reorder = searcher.setting.reorder
+
+    def recall(leaves_to_search: int) -> float:
+        return recall_of(searcher.search(queries, wanted.shape[1], Effort(leaves_to_search, reorder))[0], wanted)
+
+    return recall
 
 
 def tune_leaves_to_search(recall: Callable[[int], float], leaves: int, target: float) -> tuple[int, float]:

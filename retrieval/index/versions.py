@@ -21,8 +21,8 @@ import numpy as np
 from foundation.errors import UserError, damaged
 from foundation.files import atomic_directory, disk_errors, read_json, sweep_partial, write_json
 from retrieval.index.checks import checked_queries
-from retrieval.index.published import Items, items_of, judged_recall, open_index, vectors_of
-from retrieval.index.source import Source, open_source
+from retrieval.index.published import judged_recall, open_index, vectors_of
+from retrieval.index.source import Items, Source, items_of, open_source
 
 POINTER, VERSIONS, ABOUT = "current.json", "versions", "version.json"
 _LOCK = ".lock"
