@@ -53,7 +53,8 @@ class TestTune:
         queries = clustered(200, seed=1)
         wanted, _ = exact_search(vectors, queries, 20)
         found, _ = Searcher.build_tree(vectors, best.setting).search(queries, 20)
-        assert recall_of(found, wanted) == pytest.approx(best.recall, abs=0.05)
+        same_queries = (best.recall + best.verified) / 2  # both halves, as here; that of one half chose the point
+        assert recall_of(found, wanted) == pytest.approx(same_queries, abs=0.05)
 
     def test_a_target_that_no_tree_reaches_is_exact_search(self, vectors):
         tuned = tune(vectors[:300], clustered(40, seed=1), 1.0, k=300, choices=FEW)
