@@ -39,8 +39,8 @@ class ScannTree:
         self._searcher, self._setting, self._effort = Searcher, TreeSetting, Effort
 
     def build(self, source: str, asked: dict[str, Any], file: str) -> None:
-        from retrieval.index.shard import Range, build_shard
-        from retrieval.index.source import open_source
+        from retrieval.index.sharded.shard import Range, build_shard
+        from retrieval.index.sources.source import open_source
 
         opened = open_source(source)
         build_shard(opened, Range(0, opened.size), self._setting(**asked), Path(file), seed=0)

@@ -15,10 +15,10 @@ import numpy as np
 from benchmarks.index_data import K, VectorSet
 from benchmarks.interleaved import interleave
 from benchmarks.report import Report
-from retrieval.index.build import build_sharded
+from retrieval.index.recall import recall_of
 from retrieval.index.setting import Effort, TreeSetting
-from retrieval.index.sharded import ShardedIndex
-from retrieval.index.tuning import recall_of
+from retrieval.index.sharded.build import build_sharded
+from retrieval.index.sharded.index import ShardedIndex
 
 _SEARCHED, _REORDERED = 0.03, 600  # of the leaves; vectors: in all shards together
 

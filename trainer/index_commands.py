@@ -74,8 +74,8 @@ def build(
     if run_dir is not None:
         raise UserError("index build: --run-dir is a job's, and SOURCE and OUT are given.", _FOR_A_JOB)
     from retrieval.index import build_sharded
-    from retrieval.index.queries import read_queries
-    from retrieval.index.source import open_source
+    from retrieval.index.sources.queries import read_queries
+    from retrieval.index.sources.source import open_source
 
     config, size = _config(overrides), open_source(source).size
     setting, target = _setting(config, size, min(shards, size), tuned)
@@ -114,11 +114,11 @@ def tune(
     """Find the cheapest setting that reaches a recall, by measuring on held-out queries; draw the frontier."""
     import numpy as np
 
-    from retrieval.index.frontier import draw_frontier, write_tuned
-    from retrieval.index.queries import read_queries, source_rows
-    from retrieval.index.source import open_source
-    from retrieval.index.tuner import Choices, describe
-    from retrieval.index.tuner import tune as tuned_by_measuring
+    from retrieval.index.sources.queries import read_queries, source_rows
+    from retrieval.index.sources.source import open_source
+    from retrieval.index.tuner.frontier import draw_frontier, write_tuned
+    from retrieval.index.tuner.tune import Choices, describe
+    from retrieval.index.tuner.tune import tune as tuned_by_measuring
 
     config, size = _config(overrides), open_source(source).size
     rows = np.sort(np.random.default_rng(seed).permutation(size)[:sample])
@@ -155,7 +155,7 @@ def export(
     k: Annotated[int, typer.Option("--k", help="Neighbours that it answers with.", min=1)] = 100,
 ) -> None:
     """Write the index as a SavedModel of ScaNN's TensorFlow ops: queries to ids and scores, the same answers."""
-    from retrieval.index.saved_model import export_saved_model
+    from retrieval.index.sharded.saved_model import export_saved_model
 
     if out.exists():
         raise UserError(f"{out}: this is there already.", "Name a folder that is not.")
@@ -178,8 +178,8 @@ def _config(overrides: list[str] | None) -> IndexConfig:
 
 def _setting(config: IndexConfig, size: int, shards: int, tuned: Path | None) -> tuple[TreeSetting | None, float]:
     """(each shard's tree, None where every vector is searched; the recall wanted)."""
-    from retrieval.index.frontier import read_chosen
     from retrieval.index.index import setting_of
+    from retrieval.index.tuner.frontier import read_chosen
 
     each = -(-size // shards)
     if tuned is not None:

@@ -45,7 +45,7 @@ def publish(
     keep: Annotated[int, typer.Option(help="So many versions; older ones are removed.", min=1)] = 3,
 ) -> None:
     """Judge an index and make it the version that is served, in one rename; readers take it up within a second."""
-    from retrieval.index.versions import Demands, Versions
+    from retrieval.index.versions.versions import Demands, Versions
 
     asked = None if queries is None else _queries(queries)
     version = Versions(root).publish(folder, Demands(recall, smallest_share), asked, vectors, keep)
@@ -55,7 +55,7 @@ def publish(
 @index_versions.command()
 def rollback(root: Root) -> None:
     """Serve the version before the current one again."""
-    from retrieval.index.versions import Versions
+    from retrieval.index.versions.versions import Versions
 
     left, now = Versions(root).rollback()
     say(f"{root}: version {now} is current again, not {left}")
@@ -67,7 +67,7 @@ def versions(root: Root, as_json: Annotated[bool, typer.Option("--json", help="P
     from rich.console import Console
     from rich.table import Table
 
-    from retrieval.index.versions import Versions
+    from retrieval.index.versions.versions import Versions
 
     known = Versions(root)
     pointer, listed = known.pointer(), known.listed()

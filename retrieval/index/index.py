@@ -16,10 +16,10 @@ from inputs.ragged import Ragged
 from retrieval.config import IndexConfig
 from retrieval.index.exact import Denied
 from retrieval.index.parts import check_entries
+from retrieval.index.recall import exact_search, recall_by_leaves, tune_leaves_to_search
 from retrieval.index.searcher import MANIFEST as SEARCHER_MANIFEST
 from retrieval.index.searcher import Searcher
 from retrieval.index.setting import CODES, Effort, TreeSetting
-from retrieval.index.tuning import exact_search, recall_by_leaves, tune_leaves_to_search
 
 MANIFEST = "index.json"
 FORMAT = 2

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from retrieval.index import ShardedIndex
-from retrieval.index.tuning import exact_search, recall_of
-from tests.retrieval.index_sources import clustered, write_npy
+from retrieval.index.recall import exact_search, recall_of
+from tests.retrieval.index.sources import clustered, write_npy
 from trainer import main
 
 

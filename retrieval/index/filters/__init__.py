@@ -1,0 +1,1 @@
+"""What an answer may hold, and the search that keeps to it."""

@@ -1,0 +1,1 @@
+"""An index that lives: items come, change and go while it is searched."""

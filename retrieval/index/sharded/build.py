@@ -1,0 +1,226 @@
+"""`headrace index build SOURCE OUT`: a sharded index, shard by shard, killed at any moment and gone on with."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from foundation.errors import UserError, damaged
+from foundation.files import commit_directory, disk_errors, read_json, sweep_partial, write_json
+from foundation.progress import progress, say
+from retrieval.index.searcher import Searcher
+from retrieval.index.setting import TreeSetting
+from retrieval.index.sharded.distinct import refuse_repeated_ids
+from retrieval.index.sharded.effort import total_effort
+from retrieval.index.sharded.index import ShardedFacts, ShardedIndex, write_sharded_manifest
+from retrieval.index.sharded.shard import Range, ranges_of
+from retrieval.index.sharded.workers import Task, build_on_processes, build_on_ray
+from retrieval.index.sources.source import Source, open_source
+
+PLAN, DISTINCT, LOCK = "plan.json", "distinct.json", "lock"
+SAMPLED_QUERIES = 256
+
+
+def build_sharded(
+    source: str | Path,
+    out: str | Path,
+    setting: TreeSetting | None,
+    shards: int,
+    workers: int,
+    target_recall: float | None = None,
+    queries: np.ndarray | None = None,
+    seed: int = 0,
+    ray: str | None = None,
+) -> ShardedFacts:
+    """Builds an index of `shards` contiguous ranges of the source's rows; `out` appears by one rename, once all is
+    there.
+
+    setting: of the tree over each shard; None: exact. target_recall: the least effort that reaches it is measured on
+    `queries` [Q, D] (default: a sample of the vectors) and kept as the index's; None: the setting's own effort.
+    workers: processes of this machine, or, with `ray` (a cluster's address), tasks there.
+
+    Until then the work lies in `.OUT.building` beside `out`, each shard committed by a rename of its own: the same call
+    goes on from there, after an error, a Ctrl-C or a kill. Where `out` was made from the same, nothing is done.
+
+    Raises:
+      UserError: what is wrong with the source (an id twice, a vector that is not finite, ...), the disk, the cluster;
+        `out` is there and another; what lies in `.OUT.building` was begun from something else.
+    """
+    opened, out = open_source(source), Path(out)
+    shards = min(shards, opened.size)
+    plan = _plan(opened, setting, shards, target_recall, seed)
+    if out.exists():
+        return _already(out, plan)
+    work = out.with_name(f".{out.name}.building")
+    with disk_errors(out), _held(work):
+        _begin(work, plan)
+        ranges = ranges_of(opened.size, shards)
+        _see_distinct(opened, ranges, work)
+        names = [f"shard-{number:05d}" for number in range(shards)]
+        _build_missing(opened, setting, dict(zip(names, ranges, strict=True)), work, workers, seed, ray)
+        facts = ShardedFacts(
+            opened.size, opened.dim, tuple(names), setting, None if setting is None else setting.effort, 1.0, 0, plan
+        )
+        if target_recall is not None:
+            facts = _tuned(opened, work, facts, target_recall, queries, seed)
+        write_sharded_manifest(work, facts)
+        for name in (PLAN, DISTINCT, LOCK):
+            (work / name).unlink()
+        commit_directory(work, out)
+    return facts
+
+
+def _plan(
+    source: Source, setting: TreeSetting | None, shards: int, target_recall: float | None, seed: int
+) -> dict[str, Any]:
+    """All that the shards are made from, as plain JSON values."""
+    return {
+        "source": str(source.path.absolute()),
+        "source_digest": source.digest(),
+        "size": source.size,
+        "dim": source.dim,
+        "shards": shards,
+        "setting": None if setting is None else asdict(setting),
+        "target_recall": target_recall,
+        "seed": seed,
+    }
+
+
+def _already(out: Path, plan: dict[str, Any]) -> ShardedFacts:
+    try:
+        facts = ShardedIndex.check(out)
+    except UserError:
+        raise UserError(f"{out}: this is there already, and no sharded index.", "Name a folder that is not.") from None
+    if facts.made_from != plan:
+        raise UserError(
+            f"{out}: an index is there already, made from something else ({_difference(facts.made_from, plan)}).",
+            "Name a folder that is not, or remove that one.",
+        )
+    say(f"{out}: built already")
+    return facts
+
+
+@contextlib.contextmanager
+def _held(work: Path) -> Iterator[None]:
+    """The folder of unfinished work, for this process alone."""
+    work.mkdir(parents=True, exist_ok=True)
+    with (work / LOCK).open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{work}: another process builds there.", "Wait for it, or end it.") from None
+        yield
+
+
+def _begin(work: Path, plan: dict[str, Any]) -> None:
+    sweep_partial(work)
+    if not (work / PLAN).exists():
+        write_json(work / PLAN, plan)
+        return
+    begun = read_json(work / PLAN, "the plan of an unfinished build")
+    with damaged(work / PLAN, f"Remove {work} and build again."):
+        difference = _difference(dict(begun), plan)
+    if difference:
+        raise UserError(
+            f"{work}: a build from something else was not finished ({difference}).",
+            f"Finish that one by its own command, or remove {work}.",
+        )
+    say(f"going on with what is in {work}")
+
+
+def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
+    return "; ".join(
+        f"{key}: {json.dumps(old.get(key))}, now {json.dumps(value)}"
+        for key, value in new.items()
+        if old.get(key) != value
+    )
+
+
+def _see_distinct(source: Source, ranges: Sequence[Range], work: Path) -> None:
+    if (work / DISTINCT).exists():
+        return
+    folder = work / "sorted"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    refuse_repeated_ids(source, ranges, folder)
+    shutil.rmtree(folder)
+    write_json(work / DISTINCT, {"ids": source.size})
+
+
+def _build_missing(
+    source: Source,
+    setting: TreeSetting | None,
+    shards: dict[str, Range],
+    work: Path,
+    workers: int,
+    seed: int,
+    ray: str | None,
+) -> None:
+    tasks: list[Task] = []
+    for name, rows in shards.items():
+        folder = work / name
+        if folder.exists():
+            try:
+                Searcher.check(folder)
+                continue
+            except UserError as error:
+                say(f"built again: {error.message}")
+                shutil.rmtree(folder)
+        tasks.append(
+            {
+                "source": str(source.path.absolute()),
+                "start": rows.start,
+                "stop": rows.stop,
+                "setting": None if setting is None else asdict(setting),
+                "folder": str(folder.absolute()),
+                "seed": seed,
+            }
+        )
+    build: Callable[[Sequence[Task], int, Callable[[Task], None]], None] = (
+        build_on_processes if ray is None else functools.partial(_on_ray, address=ray)
+    )
+    with progress(
+        "building", source.size, "vectors", source.size - sum(t["stop"] - t["start"] for t in tasks)
+    ) as meter:
+        build(tasks, workers, lambda task: meter.advance(task["stop"] - task["start"]))
+
+
+def _on_ray(tasks: Sequence[Task], workers: int, done: Callable[[Task], None], address: str) -> None:
+    build_on_ray(tasks, workers, address, done)
+
+
+def _tuned(
+    source: Source, work: Path, facts: ShardedFacts, target: float, queries: np.ndarray | None, seed: int
+) -> ShardedFacts:
+    """The facts with the least effort that reaches the target, its recall measured."""
+    if facts.setting is None:
+        return facts
+    if queries is None:
+        queries = _some_vectors(source, seed)
+    elif queries.ndim != 2 or queries.shape[1] != source.dim:
+        raise UserError(
+            f"the queries: shape {list(queries.shape)}, where the vectors have {source.dim} numbers.",
+            "Give queries of the model that the vectors are from.",
+        )
+    effort, recall, at = total_effort(source, [work / name for name in facts.shards], facts.setting, queries, target)
+    if recall < target:
+        say(
+            f"the index: recall {recall:.3f} with every leaf searched is below {target}; "
+            "more vectors reordered (index.reorder) or finer codes would raise it"
+        )
+    return replace(facts, effort=effort, recall=recall, recall_at=at)
+
+
+def _some_vectors(source: Source, seed: int) -> np.ndarray:
+    """A sample of the source's vectors, as stand-ins for queries."""
+    rows = np.sort(np.random.default_rng(seed).permutation(source.size)[:SAMPLED_QUERIES])
+    return np.vstack([next(source.blocks(int(row), int(row) + 1)) for row in rows])

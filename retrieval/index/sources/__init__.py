@@ -1,0 +1,1 @@
+"""Where vectors to index, and queries to try it with, come from."""

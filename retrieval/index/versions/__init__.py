@@ -1,0 +1,1 @@
+"""Versions of an index: published whole and judged, swapped, rolled back, read."""

@@ -1,0 +1,91 @@
+"""What can be published as a version: a folder of an index, opened by what it says it is, and judged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from foundation.errors import UserError
+from retrieval.index.exact import exact_top
+from retrieval.index.live import folder as live_folder
+from retrieval.index.live.index import LiveIndex
+from retrieval.index.recall import recall_of
+from retrieval.index.searcher import SCANN
+from retrieval.index.sharded.index import MANIFEST as SHARDED_MANIFEST
+from retrieval.index.sharded.index import ShardedIndex
+from retrieval.index.sharded.shard import IDS
+from retrieval.index.sources.source import Items
+
+JUDGED_AT = 100  # neighbours
+_JUDGED_ON = 256  # queries
+_ROWS_AT_ONCE = 1 << 16
+_VECTORS = "dataset.npy"  # where ScaNN scores again in float32
+
+
+class Opened(Protocol):
+    """An index that answers."""
+
+    @property
+    def size(self) -> int: ...
+    @property
+    def dim(self) -> int: ...
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]: ...
+
+
+def open_index(folder: Path, threads: int | None = None) -> Opened:
+    """A sharded index or a saved live one (then only read).
+
+    Raises:
+      UserError: it is neither, or a file of it is missing or not the one that was written.
+    """
+    if (folder / SHARDED_MANIFEST).is_file():
+        return ShardedIndex.load(folder, threads)
+    if (folder / live_folder.MANIFEST).is_file():
+        return LiveIndex.load(folder, background=False)
+    raise UserError(
+        f"{folder}: no index is here ({SHARDED_MANIFEST} or {live_folder.MANIFEST}).",
+        "Give a folder that `headrace index build` or LiveIndex.save wrote.",
+    )
+
+
+def vectors_of(folder: Path) -> Items:
+    """The items of an index's folder.
+
+    Raises:
+      UserError: it does not hold its vectors in full precision.
+    """
+    if (folder / live_folder.MANIFEST).is_file():
+        pairs = [(folder / live_folder.IDS, folder / live_folder.VECTORS)]
+    else:
+        shards = [folder / name for name in ShardedIndex.check(folder).shards]
+        pairs = [(shard / IDS, shard / SCANN / _VECTORS) for shard in shards]
+    for ids_file, vectors_file in pairs:
+        if not vectors_file.is_file():
+            raise UserError(
+                f"{vectors_file}: the index does not hold its vectors in float32, so its recall cannot be judged.",
+                "Give what it was built from: --vectors SOURCE.",
+            )
+        ids = np.load(ids_file, allow_pickle=False)
+        vectors = np.load(vectors_file, mmap_mode="r", allow_pickle=False)
+        for start in range(0, len(ids), _ROWS_AT_ONCE):
+            yield ids[start : start + _ROWS_AT_ONCE], np.asarray(vectors[start : start + _ROWS_AT_ONCE], np.float32)
+
+
+def judged_recall(index: Opened, items: Items, queries: np.ndarray) -> tuple[float, int]:
+    """(recall of the exact top 100, or of all where there are fewer; how many items there are). queries [Q, D]: the
+    first few hundred are asked."""
+    queries = np.ascontiguousarray(queries[:_JUDGED_ON], np.float32)
+    k = min(JUDGED_AT, max(index.size, 1))
+    best = np.full((len(queries), k), -1, np.int64)
+    scores = np.full((len(queries), k), -np.inf, np.float32)
+    count = 0
+    for ids, vectors in items:
+        rows, values = exact_top(vectors, None, ids, queries, k, None)
+        found = np.where(rows >= 0, ids[rows], -1)
+        both, both_scores = np.hstack([best, found]), np.hstack([scores, values])
+        order = np.lexsort((both, -both_scores), axis=1)[:, :k]
+        best, scores = np.take_along_axis(both, order, 1), np.take_along_axis(both_scores, order, 1)
+        count += len(ids)
+    return recall_of(index.search(queries, k)[0], best), count
