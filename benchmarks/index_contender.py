@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 K = 100
+_JUDGED = 1_000  # queries that recall is measured on, as benchmarks/index_data.py has it: nothing learns from them
 _THREADS = len(os.sched_getaffinity(0))
 
 
@@ -39,11 +40,15 @@ class ScannTree:
         self._searcher, self._setting, self._effort = Searcher, TreeSetting, Effort
 
     def build(self, source: str, asked: dict[str, Any], file: str) -> None:
+        from retrieval.index.sharded.build import learned_basis
         from retrieval.index.sharded.shard import Range, build_shard
         from retrieval.index.sources.source import open_source
 
-        opened = open_source(source)
-        build_shard(opened, Range(0, opened.size), self._setting(**asked), Path(file), seed=0)
+        opened, setting, basis = open_source(source), self._setting(**asked), None
+        if setting.codes is not None:
+            queries = np.load(Path(source) / "queries.npy", allow_pickle=False)
+            basis = learned_basis(opened, setting.codes, setting.leaves, queries[_JUDGED:], seed=0)
+        build_shard(opened, Range(0, opened.size), setting, Path(file), 0, basis)
 
     def load(self, file: str, vectors: np.ndarray, asked: dict[str, Any]) -> None:
         self._index = self._searcher.load(file)

@@ -71,8 +71,8 @@ def exact(size: int) -> list[Contender]:
     return [Contender(kind, {"kind": kind}, ((),)) for kind in kinds]
 
 
-def ours(size: int, settings: Sequence[dict[str, Any]], quick: bool) -> list[Contender]:
-    """headrace's trees. settings: fields of `TreeSetting`, "leaves" in units of sqrt(size)."""
+def ours(size: int, dim: int, settings: Sequence[dict[str, Any]], quick: bool) -> list[Contender]:
+    """headrace's trees. settings: fields of `TreeSetting`, "leaves" in units of sqrt(size), "codes" in those of dim."""
     found = []
     for setting in settings:
         leaves = max(round(setting["leaves"] * size**0.5), 4)
@@ -80,6 +80,8 @@ def ours(size: int, settings: Sequence[dict[str, Any]], quick: bool) -> list[Con
         reordered = (100, 200) if quick else _REORDERED
         efforts = tuple((each, reorder) for each in searched for reorder in reordered)
         build = {"kind": "scann", "leaves_to_search": 1, "reorder": 100, **setting, "leaves": leaves}
+        if "codes" in build:
+            build["codes"] = round(build["codes"] * dim)
         found.append(Contender(OURS, build, efforts))
     return found
 

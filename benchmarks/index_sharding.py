@@ -37,8 +37,8 @@ def add_sharding(
         }
     )
     queries, wanted = np.load(data.queries), data.neighbours()
-    queries = queries[: len(wanted)]
-    build_sharded(data.folder, folder / "whole", whole, 1, 1)
+    queries, others = queries[: len(wanted)], queries[len(wanted) :]
+    build_sharded(data.folder, folder / "whole", whole, 1, 1, queries=others)
     searched = max(round(whole.leaves * _SEARCHED / shards), 1)
     recalls = {}
     for name, count, effort in (
@@ -46,7 +46,7 @@ def add_sharding(
         ("shards", shards, Effort(searched, max(_REORDERED // shards, K))),
     ):
         if name == "shards":
-            _add_build_times(report, data, part, shards, rounds, folder)
+            _add_build_times(report, data, part, others, shards, rounds, folder)
         index = ShardedIndex.load(folder / name)
         assert len(index.facts.shards) == count
         recalls[name] = recall_of(index.search(queries, K, effort)[0], wanted)
@@ -61,7 +61,13 @@ def add_sharding(
 
 
 def _add_build_times(
-    report: Report, data: VectorSet, setting: TreeSetting, shards: int, rounds: int, folder: Path
+    report: Report,
+    data: VectorSet,
+    setting: TreeSetting,
+    queries: np.ndarray,
+    shards: int,
+    rounds: int,
+    folder: Path,
 ) -> None:
     """Leaves the index in `folder`/shards."""
     out = folder / "shards"
@@ -70,7 +76,7 @@ def _add_build_times(
         shutil.rmtree(out, ignore_errors=True)
         with _on_cores(workers):
             start = time.perf_counter()
-            build_sharded(data.folder, out, setting, shards, workers)
+            build_sharded(data.folder, out, setting, shards, workers, queries=queries)
             return time.perf_counter() - start
 
     times = interleave({"one": lambda _: build(1), "two": lambda _: build(2)}, rounds, warmup=0)

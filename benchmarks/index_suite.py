@@ -23,15 +23,12 @@ RECALL = 0.95  # @100, that rates are compared at
 
 _WORLD = {"users": 200_000, "items": 1_000_000, "impressions": 4_000_000, "no_repeat": 20}
 _SMALL_WORLD = {"users": 500, "items": 2_000, "days": 5, "impressions": 20_000, "no_repeat": 10}
-_SETTINGS: tuple[dict[str, Any], ...] = tuple(
-    {
-        "leaves": 2.0,
-        "anisotropic_threshold": threshold,
-        "dims_per_block": dims,
-        "reorder_precision": "bfloat16",
-        "training_sample": 250_000,
-    }
-    for threshold, dims in ((0.2, 2), (1.0, 2), (1.0, 1))
+_COMMON = {"leaves": 2.0, "reorder_precision": "bfloat16", "training_sample": 100_000}
+_SETTINGS: tuple[dict[str, Any], ...] = (
+    {**_COMMON, "anisotropic_threshold": 0.2, "dims_per_block": 1},
+    {**_COMMON, "anisotropic_threshold": 0.2, "dims_per_block": 2},
+    {**_COMMON, "anisotropic_threshold": None, "codes": 0.5},
+    {**_COMMON, "anisotropic_threshold": None, "codes": 0.375},
 )
 
 
@@ -95,7 +92,7 @@ class _Arena:
     def contenders(self, data: VectorSet, hnsw: bool = True) -> list[Contender]:
         size, dim = data.shape()
         others = [one for one in peers(size, dim, self.quick) if hnsw or one.family == "faiss_ivfpq"]
-        return [*ours(size, self.sizes.settings, self.quick), *exact(size), *others]
+        return [*ours(size, dim, self.sizes.settings, self.quick), *exact(size), *others]
 
     def measured(self, data: VectorSet, contenders: Sequence[Contender]) -> Measured:
         found = measure(data, contenders, self.sizes.rounds, self.folder)
@@ -151,7 +148,7 @@ def _growth(arena: _Arena) -> None:
 
 def _sharding(arena: _Arena) -> None:
     data = tower(arena.sizes.world, 64, arena.sizes.queries)
-    build = ours(data.shape()[0], arena.sizes.settings, arena.quick)[-1].build
+    build = ours(*data.shape(), arena.sizes.settings, arena.quick)[-1].build
     setting = {name: value for name, value in build.items() if name != "kind"}
     add_sharding(arena.report, data, setting, arena.sizes.shards, arena.sizes.build_rounds, arena.folder)
 

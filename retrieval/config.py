@@ -132,6 +132,7 @@ class IndexConfig(Config):
     lambda of SOAR (Sun et al., NeurIPS 2023), which puts each vector into a second leaf; null: off. dims_per_block:
     dimensions that share a 4-bit code. training_sample: vectors that the tree is trained on. avq: how much more a
     leaf's error along its vectors weighs than that across them, for vectors whose norms differ; null: not at all.
+    codes: of 4 bits to a vector, spent on what queries look at, instead of dims_per_block.
     """
 
     brute_force_below: int | Literal["measured"] = Field(20_000)
@@ -145,6 +146,7 @@ class IndexConfig(Config):
     dims_per_block: int = Field(2, ge=1)
     training_sample: int = Field(250_000, ge=1_000)
     avq: float | None = Field(None, gt=0)
+    codes: int | None = Field(None, ge=2)
 
     @field_validator("brute_force_below")
     @classmethod

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 index = typer.Typer(help="The nearest-neighbour index: build, tune, export.", no_args_is_help=True)
 
-_QUERIES = 2_000  # of a file that are used
+_QUERIES = 20_000  # of a file that are used
 _FOR_A_JOB = "Give SOURCE and OUT, or a job's YAML file alone (with --set and --run-dir)."
 
 Source = Annotated[
@@ -200,7 +200,8 @@ def _as_overrides(setting: TreeSetting | None) -> list[str]:
     """The choice as options of `index build`, or keys of a job."""
     if setting is None:
         return ["--set index.brute_force_below=1000000000"]
-    optional = {"anisotropic_threshold": setting.anisotropic_threshold, "soar": setting.soar, "avq": setting.avq}
+    keys = ("anisotropic_threshold", "soar", "avq", "codes")
+    optional = {key: getattr(setting, key) for key in keys}
     return [
         "--set index.brute_force_below=0",
         f"--set index.leaves={setting.leaves}",

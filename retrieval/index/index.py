@@ -14,11 +14,12 @@ from foundation.errors import UserError, damaged
 from foundation.files import atomic_directory, file_entry, read_json
 from inputs.ragged import Ragged
 from retrieval.config import IndexConfig
+from retrieval.index.basis import not_judged
 from retrieval.index.exact import Denied
 from retrieval.index.parts import check_entries
 from retrieval.index.recall import exact_search, recall_by_leaves, tune_leaves_to_search
+from retrieval.index.searcher import LEARNED_FROM, Searcher
 from retrieval.index.searcher import MANIFEST as SEARCHER_MANIFEST
-from retrieval.index.searcher import Searcher
 from retrieval.index.setting import CODES, Effort, TreeSetting
 
 MANIFEST = "index.json"
@@ -56,6 +57,7 @@ def setting_of(config: IndexConfig, size: int) -> TreeSetting:
         config.reorder_precision,
         config.training_sample,
         config.avq,
+        config.codes,
     ).fitted(size)
 
 
@@ -67,7 +69,7 @@ class Index:
 
     @classmethod
     def build(cls, vectors: np.ndarray, config: IndexConfig, seed: int, queries: np.ndarray | None = None) -> Index:
-        """Builds an index over `vectors` [N, D] float32, tuned on `queries` [Q, D] (default: a sample of the vectors).
+        """Builds an index over `vectors` [N, D] float32, tuned on some of `queries` [Q, D] (default: of the vectors).
 
         `seed` draws the sample that recall is measured on. The k-means of ScaNN's tree is not reproducible (1.4.2):
         two trees over the same vectors may differ in what they find beyond the target.
@@ -84,9 +86,10 @@ class Index:
         measured = config.brute_force_below == "measured"
         if len(vectors) < CODES or (not measured and len(vectors) < int(config.brute_force_below)):
             return cls._exact(vectors)
-        asked = vectors if queries is None else np.ascontiguousarray(queries, dtype=np.float32)
-        asked = asked[np.sort(np.random.default_rng(seed).permutation(len(asked))[:SAMPLE])]
-        tree = cls._tree(vectors, config, asked)
+        given = vectors if queries is None else np.ascontiguousarray(queries, dtype=np.float32)
+        given = given[np.random.default_rng(seed).permutation(len(given))[:LEARNED_FROM]]
+        asked = given[:SAMPLE]
+        tree = cls._tree(vectors, config, asked, not_judged(given, SAMPLE))
         if measured:
             exact = cls._exact(vectors)
             if tree.facts.recall < config.target_recall or _seconds(exact, asked) <= _seconds(tree, asked):
@@ -99,9 +102,9 @@ class Index:
         return cls(Searcher.build_exact(vectors), Facts("exact", size, dim, 0, 0, 0, 1.0))
 
     @classmethod
-    def _tree(cls, vectors: np.ndarray, config: IndexConfig, asked: np.ndarray) -> Index:
+    def _tree(cls, vectors: np.ndarray, config: IndexConfig, asked: np.ndarray, learned_from: np.ndarray) -> Index:
         size, dim = vectors.shape
-        searcher = Searcher.build_tree(vectors, setting_of(config, size))
+        searcher = Searcher.build_tree(vectors, setting_of(config, size), queries=learned_from)
         assert searcher.setting is not None
         leaves, reorder = searcher.setting.leaves, searcher.setting.reorder
         wanted, _ = exact_search(vectors, asked, min(TUNED_AT, size))

@@ -13,10 +13,11 @@ import numpy as np
 from foundation.errors import UserError, damaged, first_line
 from foundation.files import atomic_directory, read_json
 from foundation.quiet import native_stderr_hidden
+from retrieval.index.basis import Basis
 from retrieval.index.exact import padded
 from retrieval.index.native import scann_numpy
 from retrieval.index.parts import check_entries, entries_of
-from retrieval.index.setting import CODES, Effort, TreeSetting, exact_config, tree_config
+from retrieval.index.setting import CODES, Effort, TreeSetting, blocks_of, exact_config, tree_config
 
 MANIFEST = "searcher.json"
 SCANN = "scann"  # the folder of ScaNN's own files
@@ -30,12 +31,19 @@ class Searcher:
 
     `native` is ScaNN's own object (`ScannNumpy`): its `upsert(rows or None, vectors, batch)`, `delete(rows)`,
     `rebalance(config)` and `reserve(n)` change what is searched; `size` follows. `setting` is None where every vector
-    is scored. Searches may run on several threads at once (ScaNN lets go of the interpreter); an update may not run
-    beside anything else.
+    is scored. `basis`: of a tree that holds its vectors in other coordinates. Searches may run on several threads at
+    once (ScaNN lets go of the interpreter); an update may not run beside anything else.
     """
 
-    def __init__(self, native: Any, dim: int, setting: TreeSetting | None, threads: int | None = None) -> None:
-        self.native, self.dim, self.setting = native, dim, setting
+    def __init__(
+        self,
+        native: Any,
+        dim: int,
+        setting: TreeSetting | None,
+        threads: int | None = None,
+        basis: Basis | None = None,
+    ) -> None:
+        self.native, self.dim, self.setting, self.basis = native, dim, setting, basis
         self.threads = usable_cores() if threads is None else threads
         native.set_num_threads(self.threads)
 
@@ -43,14 +51,21 @@ class Searcher:
     def build_exact(cls, vectors: np.ndarray, threads: int | None = None) -> Searcher:
         """A searcher that scores every vector, in float32. vectors: [N, D], N > 0. threads: of a batch of queries
         (default: all usable cores)."""
-        return cls._built(vectors, exact_config(), None, threads)
+        return cls(_native_of(vectors, exact_config(), threads), np.shape(vectors)[1], None, threads)
 
     @classmethod
-    def build_tree(cls, vectors: np.ndarray, setting: TreeSetting, threads: int | None = None) -> Searcher:
+    def build_tree(
+        cls,
+        vectors: np.ndarray,
+        setting: TreeSetting,
+        threads: int | None = None,
+        queries: np.ndarray | None = None,
+    ) -> Searcher:
         """Trains a tree on vectors [N, D], N >= 16, with no more leaves and reordering than there are vectors.
 
-        threads: of training, and of a batch of queries (default: all usable cores). ScaNN's k-means is not
-        reproducible (1.4.2): two trees over the same vectors may differ in what they find.
+        threads: of training, and of a batch of queries (default: all usable cores). queries: [Q, D] as will be asked,
+        for a setting with `codes` (default: the vectors stand in). ScaNN's k-means is not reproducible (1.4.2): two
+        trees over the same vectors may differ in what they find.
 
         Raises:
           UserError: fewer vectors than the codes of a codebook.
@@ -59,17 +74,14 @@ class Searcher:
             raise UserError(
                 f"the index: {len(vectors)} vectors are too few for a tree; it wants {CODES}.", "Build it exact."
             )
-        setting = setting.fitted(len(vectors))
-        return cls._built(vectors, tree_config(setting, vectors.shape[1]), setting, threads)
-
-    @classmethod
-    def _built(cls, vectors: np.ndarray, config: str, setting: TreeSetting | None, threads: int | None) -> Searcher:
-        vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-        if not vectors.size:
-            raise UserError("the index: there is no vector to index.", "Give at least one.")
-        with native_stderr_hidden():
-            native = scann_numpy()(vectors, config, threads or usable_cores())
-        return cls(native, vectors.shape[1], setting, threads)
+        setting, dim = setting.fitted(len(vectors)), vectors.shape[1]
+        if setting.codes is None:
+            config = tree_config(setting, blocks_of(dim, setting.dims_per_block))
+            return cls(_native_of(vectors, config, threads), dim, setting, threads)
+        drawn = vectors[:: max(len(vectors) // LEARNED_FROM, 1)]
+        basis = Basis.learned(drawn, drawn if queries is None else queries, setting.codes, setting.leaves)
+        native = _native_of(basis.of_candidates(vectors), tree_config(setting, basis.blocks), threads)
+        return cls(native, dim, setting, threads, basis)
 
     @property
     def size(self) -> int:
@@ -78,6 +90,16 @@ class Searcher:
     @property
     def exact(self) -> bool:
         return self.setting is None
+
+    @property
+    def scores_as_given(self) -> bool:
+        """Whether scores are computed from the vectors' own numbers, neither rounded nor in another basis."""
+        return self.setting is None or (self.setting.reorder_precision == "float32" and self.basis is None)
+
+    def append(self, vectors: np.ndarray) -> np.ndarray:
+        """Adds vectors [n, D]; returns their rows [n] int64. Nothing may search meanwhile."""
+        held = vectors if self.basis is None else self.basis.of_candidates(vectors)
+        return np.asarray(self.native.upsert([None] * len(held), list(held), len(held)), np.int64)
 
     def search(self, queries: np.ndarray, k: int, effort: Effort | None = None) -> tuple[np.ndarray, np.ndarray]:
         """The best `k` rows for each query, best first.
@@ -90,6 +112,8 @@ class Searcher:
           UserError: queries of another dimension, or not finite.
         """
         queries = self._checked(queries)
+        if self.basis is not None:
+            queries = self.basis.of_queries(queries)
         wanted = min(k, self.size)
         if not wanted or not len(queries):
             return np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), -np.inf, np.float32)
@@ -129,6 +153,8 @@ class Searcher:
         """Writes the searcher into a folder that is there, and that whoever made it commits."""
         (folder / SCANN).mkdir()
         self.native.serialize(str(folder / SCANN), True)
+        if self.basis is not None:
+            self.basis.save(folder)
         write_manifest(folder, self.size, self.dim, self.setting)
 
     @classmethod
@@ -140,7 +166,7 @@ class Searcher:
         """
         folder = Path(folder)
         _, dim, setting = cls.check(folder)
-        return cls(load_native(folder / SCANN), dim, setting, threads)
+        return cls(load_native(folder / SCANN), dim, setting, threads, basis_of(folder, setting))
 
     @staticmethod
     def check(folder: Path) -> tuple[int, int, TreeSetting | None]:
@@ -157,6 +183,7 @@ class Searcher:
         return size, dim, setting
 
 
+LEARNED_FROM = 50_000  # vectors, of a basis
 _QUERIES_AT_ONCE = 256  # by one thread: more of them gain nothing and fill its cache
 
 
@@ -170,6 +197,19 @@ def write_manifest(folder: Path, size: int, dim: int, setting: TreeSetting | Non
         "files": entries_of(folder),
     }
     (folder / MANIFEST).write_text(json.dumps(document, indent=2) + "\n")
+
+
+def basis_of(folder: Path, setting: TreeSetting | None) -> Basis | None:
+    """Of a searcher's folder; None where its vectors are held as they are. Raises as `Searcher.load` does."""
+    return None if setting is None or setting.codes is None else Basis.load(folder, _REMEDY)
+
+
+def _native_of(vectors: np.ndarray, config: str, threads: int | None) -> Any:
+    vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+    if not vectors.size:
+        raise UserError("the index: there is no vector to index.", "Give at least one.")
+    with native_stderr_hidden():
+        return scann_numpy()(vectors, config, threads or usable_cores())
 
 
 def load_native(folder: Path) -> Any:

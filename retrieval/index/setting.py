@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -32,7 +33,8 @@ class TreeSetting:
     NeurIPS 2023): each vector lies in a second leaf too; None: in one. dims_per_block: dimensions that share a 4-bit
     code. reorder_precision: how the vectors scored again are held. training_sample: vectors that centroids and codes
     are trained on. avq: eta by which a centroid's error along its vectors weighs more than that across them (Guo et
-    al., eq. 7, for partitions): where norms differ, a mean understates its long vectors; None: plain k-means.
+    al., eq. 7, for partitions): where norms differ, a mean understates its long vectors; None: plain k-means. codes: of
+    4 bits, to a vector, laid out by what queries look at (`Basis`) instead of by dims_per_block; None: not.
     """
 
     leaves: int
@@ -44,6 +46,7 @@ class TreeSetting:
     reorder_precision: ReorderPrecision = "float32"
     training_sample: int = 250_000
     avq: float | None = None
+    codes: int | None = None
 
     @classmethod
     def usual(cls, size: int) -> TreeSetting:
@@ -71,9 +74,18 @@ def exact_config() -> str:
     return _HEAD + "brute_force { fixed_point { enabled: false } }"
 
 
-def tree_config(setting: TreeSetting, dim: int) -> str:
-    """ScaNN's configuration (text protocol buffer) of a tree over vectors of `dim` dimensions."""
-    return f"""{codes_config(setting, dim)}
+Blocks = Sequence[tuple[int, int]]  # (codes, dimensions of each) one after the other
+
+
+def blocks_of(dim: int, dims_per_block: int) -> Blocks:
+    """A code for every so many of `dim` dimensions as they are, the last perhaps for fewer."""
+    whole, rest = divmod(dim, dims_per_block)
+    return [*([(whole, dims_per_block)] * (whole > 0)), *([(1, rest)] * (rest > 0))]
+
+
+def tree_config(setting: TreeSetting, blocks: Blocks) -> str:
+    """ScaNN's configuration (text protocol buffer) of a tree over vectors whose dimensions have such codes."""
+    return f"""{codes_config(setting, blocks)}
 exact_reordering {{
   approx_num_neighbors: {setting.reorder}
   {_REORDERED_AS[setting.reorder_precision]}
@@ -91,7 +103,7 @@ def reordering_in_float32(reorder: int) -> bytes:
     return b"\x8a\x01" + bytes([len(message)]) + message
 
 
-def codes_config(setting: TreeSetting, dim: int) -> str:
+def codes_config(setting: TreeSetting, blocks: Blocks) -> str:
     """The same without scoring candidates again: ScaNN then keeps the codes alone, not the vectors."""
     threshold = "nan" if setting.anisotropic_threshold is None else setting.anisotropic_threshold
     soar = (
@@ -101,26 +113,18 @@ def codes_config(setting: TreeSetting, dim: int) -> str:
         f"orthogonality_amplification_lambda: {setting.soar} }}"
     )
     avq = "" if setting.avq is None else f"avq: {setting.avq}"
-    blocks, rest = divmod(dim, setting.dims_per_block)
-    if rest == 0:
-        projection = (
-            f"projection_type: CHUNK num_blocks: {blocks} num_dims_per_block: {setting.dims_per_block} input_dim: {dim}"
-        )
-    else:
-        projection = (
-            f"projection_type: VARIABLE_CHUNK input_dim: {dim} "
-            + (
-                f"variable_blocks {{ num_blocks: {blocks} num_dims_per_block: {setting.dims_per_block} }} "
-                * (blocks > 0)
-            )
-            + f"variable_blocks {{ num_blocks: 1 num_dims_per_block: {rest} }}"
-        )
-    sums_fit = "true" if blocks + (rest > 0) <= _MAX_BLOCKS else "false"
+    dim = sum(codes * dims for codes, dims in blocks)
+    parts = [f"num_blocks: {codes} num_dims_per_block: {dims}" for codes, dims in blocks]
+    projection = f"projection_type: CHUNK input_dim: {dim} {parts[0]}"
+    if len(parts) > 1:
+        variable = " ".join(f"variable_blocks {{ {part} }}" for part in parts)
+        projection = f"projection_type: VARIABLE_CHUNK input_dim: {dim} {variable}"
+    sums_fit = "true" if sum(codes for codes, _ in blocks) <= _MAX_BLOCKS else "false"
     return f"""{_HEAD}
 partitioning {{
   num_children: {setting.leaves}
   max_clustering_iterations: 12
-  min_cluster_size: 50
+  min_cluster_size: 1
   partitioning_distance {{ distance_measure: "SquaredL2Distance" }}
   query_spilling {{ spilling_type: FIXED_NUMBER_OF_CENTERS max_spill_centers: {setting.leaves_to_search} }}
   query_tokenization_distance_override {{ distance_measure: "DotProductDistance" }}

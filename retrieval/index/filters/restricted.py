@@ -117,7 +117,7 @@ def _from_tree(
         asked = min(asked, tree.size)
         wider = None if effort is None else Effort(effort.leaves_to_search, max(effort.reorder, asked))
         answer = tree.search(queries[short], asked, wider)
-        if setting is not None and setting.reorder_precision != "float32":
+        if not tree.searcher.scores_as_given:
             answer = _scored_again(answer[0], queries[short], restriction.view)
         found, values = _kept(*answer, k, restriction.take(short))
         slots[short], scores[short] = found, values

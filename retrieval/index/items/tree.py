@@ -49,7 +49,7 @@ class LiveTree:
         """Appends vectors [n, D] of slots [n]. Nothing may search meanwhile."""
         if not len(slots):
             return
-        rows = self.searcher.native.upsert([None] * len(slots), list(vectors), len(slots))
+        rows = self.searcher.append(vectors)
         if self.size + len(slots) > len(self._slots):
             self._slots = np.concatenate([self.slots, np.empty(self.size // 4 + len(slots), np.int64)])
         most = int(slots.max())

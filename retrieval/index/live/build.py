@@ -25,8 +25,8 @@ def tuned_builder(config: LiveConfig, setting: TreeSetting | None = None) -> Bui
 
     def build(vectors: np.ndarray, queries: np.ndarray | None) -> Searcher:
         chosen = (setting or TreeSetting.usual(len(vectors))).fitted(len(vectors))
-        built = Searcher.build_tree(vectors, chosen, config.build_threads)
-        searcher = Searcher(built.native, built.dim, built.setting, config.search_threads)
+        built = Searcher.build_tree(vectors, chosen, config.build_threads, queries)
+        searcher = Searcher(built.native, built.dim, built.setting, config.search_threads, built.basis)
         if queries is None:
             queries = vectors[:: max(len(vectors) // _TUNED_ON, 1)][:_TUNED_ON]
         numbers = np.arange(len(vectors))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import functools
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -17,13 +18,16 @@ import numpy as np
 from foundation.errors import UserError, damaged
 from foundation.files import commit_directory, disk_errors, read_json, sweep_partial, write_json
 from foundation.progress import progress, say
-from retrieval.index.searcher import Searcher
+from retrieval.index.basis import FILE as BASIS
+from retrieval.index.basis import Basis, not_judged
+from retrieval.index.searcher import LEARNED_FROM, Searcher
 from retrieval.index.setting import TreeSetting
 from retrieval.index.sharded.distinct import refuse_repeated_ids
 from retrieval.index.sharded.effort import total_effort
 from retrieval.index.sharded.index import ShardedFacts, ShardedIndex, write_sharded_manifest
 from retrieval.index.sharded.shard import Range, ranges_of
 from retrieval.index.sharded.workers import Task, build_on_processes, build_on_ray
+from retrieval.index.sources.queries import source_rows
 from retrieval.index.sources.source import Source, open_source
 
 PLAN, DISTINCT, LOCK = "plan.json", "distinct.json", "lock"
@@ -44,8 +48,9 @@ def build_sharded(
     """Builds an index of `shards` contiguous ranges of the source's rows; `out` appears by one rename, once all is
     there.
 
-    setting: of the tree over each shard; None: exact. target_recall: the least effort that reaches it is measured on
-    `queries` [Q, D] (default: a sample of the vectors) and kept as the index's; None: the setting's own effort.
+    setting: of the tree over each shard; None: exact. queries: [Q, D] as will be asked (default: a sample of the
+    vectors stands in). target_recall: the least effort that reaches it is measured on the first of them and kept as the
+    index's; None: the setting's own effort. A setting with `codes` has its basis learned from the others of them.
     workers: processes of this machine, or, with `ray` (a cluster's address), tasks there.
 
     Until then the work lies in `.OUT.building` beside `out`, each shard committed by a rename of its own: the same call
@@ -56,8 +61,9 @@ def build_sharded(
         `out` is there and another; what lies in `.OUT.building` was begun from something else.
     """
     opened, out = open_source(source), Path(out)
+    _see_queries(opened, queries)
     shards = min(shards, opened.size)
-    plan = _plan(opened, setting, shards, target_recall, seed)
+    plan = _plan(opened, setting, shards, target_recall, queries, seed)
     if out.exists():
         return _already(out, plan)
     work = out.with_name(f".{out.name}.building")
@@ -65,6 +71,8 @@ def build_sharded(
         _begin(work, plan)
         ranges = ranges_of(opened.size, shards)
         _see_distinct(opened, ranges, work)
+        if setting is not None and setting.codes is not None and not (work / BASIS).exists():
+            learned_basis(opened, setting.codes, setting.leaves, queries, seed).save(work)
         names = [f"shard-{number:05d}" for number in range(shards)]
         _build_missing(opened, setting, dict(zip(names, ranges, strict=True)), work, workers, seed, ray)
         facts = ShardedFacts(
@@ -73,16 +81,30 @@ def build_sharded(
         if target_recall is not None:
             facts = _tuned(opened, work, facts, target_recall, queries, seed)
         write_sharded_manifest(work, facts)
-        for name in (PLAN, DISTINCT, LOCK):
-            (work / name).unlink()
+        for name in (PLAN, DISTINCT, LOCK, BASIS):
+            (work / name).unlink(missing_ok=name == BASIS)
         commit_directory(work, out)
     return facts
 
 
+def _see_queries(source: Source, queries: np.ndarray | None) -> None:
+    if queries is not None and (queries.ndim != 2 or queries.shape[1] != source.dim):
+        raise UserError(
+            f"the queries: shape {list(queries.shape)}, where the vectors have {source.dim} numbers.",
+            "Give queries of the model that the vectors are from.",
+        )
+
+
 def _plan(
-    source: Source, setting: TreeSetting | None, shards: int, target_recall: float | None, seed: int
+    source: Source,
+    setting: TreeSetting | None,
+    shards: int,
+    target_recall: float | None,
+    queries: np.ndarray | None,
+    seed: int,
 ) -> dict[str, Any]:
     """All that the shards are made from, as plain JSON values."""
+    learned = None if setting is None or setting.codes is None else queries
     return {
         "source": str(source.path.absolute()),
         "source_digest": source.digest(),
@@ -91,6 +113,7 @@ def _plan(
         "shards": shards,
         "setting": None if setting is None else asdict(setting),
         "target_recall": target_recall,
+        "queries": None if learned is None else hashlib.sha256(learned.tobytes()).hexdigest(),
         "seed": seed,
     }
 
@@ -145,6 +168,14 @@ def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
     )
 
 
+def learned_basis(source: Source, codes: int, leaves: int, queries: np.ndarray | None, seed: int) -> Basis:
+    """Of a sample of a source's vectors and of queries [Q, D], of which the first few hundred are left for judging."""
+    rows = np.random.default_rng(seed).permutation(source.size)[:LEARNED_FROM]
+    vectors = source_rows(source.path, np.sort(rows))
+    asked = vectors if queries is None else not_judged(queries, SAMPLED_QUERIES)
+    return Basis.learned(vectors, asked, codes, leaves)
+
+
 def _see_distinct(source: Source, ranges: Sequence[Range], work: Path) -> None:
     if (work / DISTINCT).exists():
         return
@@ -183,6 +214,7 @@ def _build_missing(
                 "setting": None if setting is None else asdict(setting),
                 "folder": str(folder.absolute()),
                 "seed": seed,
+                "basis": str(work.absolute()) if (work / BASIS).exists() else None,
             }
         )
     build: Callable[[Sequence[Task], int, Callable[[Task], None]], None] = (
@@ -206,11 +238,6 @@ def _tuned(
         return facts
     if queries is None:
         queries = _some_vectors(source, seed)
-    elif queries.ndim != 2 or queries.shape[1] != source.dim:
-        raise UserError(
-            f"the queries: shape {list(queries.shape)}, where the vectors have {source.dim} numbers.",
-            "Give queries of the model that the vectors are from.",
-        )
     effort, recall, at = total_effort(source, [work / name for name in facts.shards], facts.setting, queries, target)
     if recall < target:
         say(

@@ -17,10 +17,11 @@ import numpy as np
 from foundation.errors import UserError
 from foundation.files import atomic_directory, json_digest
 from foundation.tf import tf, tf_write_errors
+from retrieval.index.basis import Basis
 from retrieval.index.index import MANIFEST as INDEX_MANIFEST
 from retrieval.index.index import Index
 from retrieval.index.searcher import MANIFEST as SEARCHER_MANIFEST
-from retrieval.index.searcher import SCANN, Searcher
+from retrieval.index.searcher import SCANN, Searcher, basis_of
 from retrieval.index.setting import Effort, TreeSetting
 from retrieval.index.sharded.index import ShardedIndex
 from retrieval.index.sharded.shard import IDS
@@ -48,6 +49,7 @@ class _Part(NamedTuple):
     dim: int
     setting: TreeSetting | None
     effort: Effort | None
+    basis: Basis | None
 
 
 def export_saved_model(index: str | Path, out: str | Path, k: int = 100) -> None:
@@ -74,13 +76,15 @@ def _parts_of(path: Path) -> list[_Part]:
         Index.check(path)
         size, dim, setting = Searcher.check(path)
         ids = np.arange(size, dtype=np.int64)
-        return [_Part(path / SCANN, ids, size, dim, setting, None if setting is None else setting.effort)]
+        effort = None if setting is None else setting.effort
+        return [_Part(path / SCANN, ids, size, dim, setting, effort, basis_of(path, setting))]
     facts = ShardedIndex.check(path)
     parts = []
     for name in facts.shards:
         size, dim, setting = Searcher.check(path / name)
         ids = np.load(path / name / IDS, allow_pickle=False)
-        parts.append(_Part(path / name / SCANN, ids, size, dim, setting, None if setting is None else facts.effort))
+        effort = None if setting is None else facts.effort
+        parts.append(_Part(path / name / SCANN, ids, size, dim, setting, effort, basis_of(path / name, setting)))
     return parts
 
 
@@ -128,6 +132,9 @@ class _Served(tf.Module):
         if part.setting is not None and part.effort is not None:
             leaves = max(1, min(part.effort.leaves_to_search, part.setting.leaves))
             reorder = min(max(part.effort.reorder, wanted), part.size)
+        if part.basis is not None:  # as `Basis.of_queries`
+            turned = tf.matmul(tf.cast(queries, tf.float64), part.basis.queries, transpose_b=True)
+            queries = tf.cast(turned, tf.float32)
         rows, scores = self._ops.scann_search_batched(self._handle(shard), queries, wanted, reorder, leaves, False)
         found = tf.math.is_finite(scores)  # ScaNN fills up with row 0 and the score NaN
         ids = tf.gather(self.ids[shard], tf.where(found, tf.cast(rows, tf.int64), 0))

@@ -13,9 +13,10 @@ from foundation.errors import UserError
 from foundation.files import atomic_directory
 from foundation.memory import give_back_freed_memory
 from foundation.quiet import native_stderr_hidden
+from retrieval.index.basis import Basis
 from retrieval.index.native import scann_numpy
 from retrieval.index.searcher import ASSETS, SCANN, Searcher, load_native, usable_cores, write_manifest
-from retrieval.index.setting import CODES, TreeSetting, codes_config, reordering_in_float32, tree_config
+from retrieval.index.setting import CODES, TreeSetting, blocks_of, codes_config, reordering_in_float32, tree_config
 from retrieval.index.sources.source import Source
 
 IDS = "ids.npy"
@@ -42,9 +43,11 @@ def ranges_of(size: int, shards: int) -> list[Range]:
     return [Range(start, stop) for start, stop in itertools.pairwise(cuts)]
 
 
-def build_shard(source: Source, rows: Range, setting: TreeSetting | None, folder: Path, seed: int) -> None:
+def build_shard(
+    source: Source, rows: Range, setting: TreeSetting | None, folder: Path, seed: int, basis: Basis | None = None
+) -> None:
     """Leaves `folder`: a `Searcher` over those rows and `ids.npy` [rows] int64. Exact where `setting` is None, or the
-    rows are fewer than the codes of a codebook.
+    rows are fewer than the codes of a codebook. basis: of a setting with `codes`, the same for all shards.
 
     The vectors go from the source to a file block by block; a tree is trained on a sample of them, drawn by `seed`,
     and only then does ScaNN read the file: the vectors are in memory once, and never beside what trains.
@@ -52,8 +55,8 @@ def build_shard(source: Source, rows: Range, setting: TreeSetting | None, folder
     Raises:
       UserError: a vector is not finite, or the source or the disk refuses.
     """
-    if setting is not None and rows.size < CODES:
-        setting = None
+    if setting is None or rows.size < CODES:
+        setting = basis = None
     if setting is not None:
         setting = setting.fitted(rows.size)
     with atomic_directory(folder) as partial:
@@ -63,9 +66,9 @@ def build_shard(source: Source, rows: Range, setting: TreeSetting | None, folder
         ids = source.ids(rows.start, rows.stop)
         np.save(partial / IDS, ids)
         wanted = min(rows.size, _SAMPLE_OF_EXACT if setting is None else setting.training_sample)
-        sample = _written(source, rows, ids, raw / _DATASET, _drawn(rows, wanted, seed))
+        sample = _written(source, rows, ids, raw / _DATASET, _drawn(rows, wanted, seed), basis)
         del ids
-        _trained(sample, setting, trained)
+        _trained(sample, setting, basis, trained)
         del sample
         give_back_freed_memory()
         names = [("DATASET_NPY", _DATASET)]
@@ -81,6 +84,8 @@ def build_shard(source: Source, rows: Range, setting: TreeSetting | None, folder
         if _kept_apart(setting):
             _with_vectors(final, raw / _DATASET, setting)
         shutil.rmtree(raw)
+        if basis is not None:
+            basis.save(partial)
         write_manifest(partial, rows.size, source.dim, setting)
 
 
@@ -92,12 +97,15 @@ def _drawn(rows: Range, wanted: int, seed: int) -> np.ndarray:
     return np.sort(generator.choice(rows.size, wanted, replace=False, shuffle=False))
 
 
-def _written(source: Source, rows: Range, ids: np.ndarray, path: Path, drawn: np.ndarray) -> np.ndarray:
-    """Writes the range's vectors to an npy file; returns those at `drawn` [n, D]."""
-    sample = np.empty((len(drawn), source.dim), np.float32)
+def _written(
+    source: Source, rows: Range, ids: np.ndarray, path: Path, drawn: np.ndarray, basis: Basis | None
+) -> np.ndarray:
+    """Writes the range's vectors, in the basis, to an npy file; returns those at `drawn` [n, E]."""
+    dim = source.dim if basis is None else basis.dim
+    sample = np.empty((len(drawn), dim), np.float32)
     done = 0
     with path.open("wb") as file:
-        header = {"descr": "<f4", "fortran_order": False, "shape": (rows.size, source.dim)}
+        header = {"descr": "<f4", "fortran_order": False, "shape": (rows.size, dim)}
         np.lib.format.write_array_header_1_0(file, header)
         for block in source.blocks(rows.start, rows.stop):
             finite = np.isfinite(block).all(axis=1)
@@ -107,6 +115,8 @@ def _written(source: Source, rows: Range, ids: np.ndarray, path: Path, drawn: np
                     f"{source.path}: the vector of id {ids[bad]} ({source.place(rows.start + bad)}) is not finite.",
                     "Look at the model that made it; a search by inner product cannot rank it.",
                 )
+            if basis is not None:
+                block = basis.of_candidates(block)
             first, last = np.searchsorted(drawn, [done, done + len(block)])
             sample[first:last] = block[drawn[first:last] - done]
             block.tofile(file)
@@ -118,14 +128,15 @@ def _written(source: Source, rows: Range, ids: np.ndarray, path: Path, drawn: np
     return sample
 
 
-def _trained(sample: np.ndarray, setting: TreeSetting | None, folder: Path) -> None:
+def _trained(sample: np.ndarray, setting: TreeSetting | None, basis: Basis | None, folder: Path) -> None:
     """Writes what ScaNN learns from the sample, and its configuration."""
     if setting is None:
         native = Searcher.build_exact(sample).native
     else:
         config = codes_config if _kept_apart(setting) else tree_config
+        blocks = blocks_of(sample.shape[1], setting.dims_per_block) if basis is None else basis.blocks
         with native_stderr_hidden():
-            native = scann_numpy()(sample, config(setting, sample.shape[1]), usable_cores())
+            native = scann_numpy()(sample, config(setting, blocks), usable_cores())
     native.serialize(str(folder), True)
 
 

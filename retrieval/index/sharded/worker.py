@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from foundation.errors import UserError
+from retrieval.index.basis import Basis
 from retrieval.index.setting import TreeSetting
 from retrieval.index.sharded.shard import Range, build_shard
 from retrieval.index.sources.source import open_source
 
 
 def perform(task: dict[str, Any]) -> None:
-    """Builds the shard that a task names: source, start, stop, setting, folder, seed."""
+    """Builds the shard that a task names: source, start, stop, setting, folder, seed, a basis' folder or None."""
     setting = None if task["setting"] is None else TreeSetting(**task["setting"])
     rows = Range(task["start"], task["stop"])
-    build_shard(open_source(task["source"]), rows, setting, Path(task["folder"]), task["seed"])
+    basis = None if task["basis"] is None else Basis.load(Path(task["basis"]), "Build the index again.")
+    build_shard(open_source(task["source"]), rows, setting, Path(task["folder"]), task["seed"], basis)
 
 
 def answered(task: dict[str, Any]) -> dict[str, str]:

@@ -34,13 +34,15 @@ _QUERIES, _FEWER_QUERIES = 1_000, 400
 @dataclass(frozen=True)
 class Choices:
     """What trees to try. leaves: multiples of the square root of the number of vectors. anisotropic_thresholds:
-    multiples of the vectors' median norm, which the threshold is compared with. partitions: (SOAR's lambda, AVQ's eta).
+    multiples of the vectors' median norm, which the threshold is compared with; each goes with each of dims_per_block.
+    codes: laid out by the queries, multiples of the dimensions. partitions: (SOAR's lambda, AVQ's eta).
     """
 
     leaves: tuple[float, ...] = (0.5, 1.0, 2.0)
     anisotropic_thresholds: tuple[float | None, ...] = (0.2, None)
     partitions: tuple[tuple[float | None, float | None], ...] = ((None, None), (1.5, None), (None, 2.5))
     dims_per_block: tuple[int, ...] = (2, 1)
+    codes: tuple[float, ...] = (0.375, 0.5, 0.75)
     reorder_precisions: tuple[ReorderPrecision, ...] = ("float32", "bfloat16", "int8")
     training_sample: int = 250_000
 
@@ -76,8 +78,8 @@ def tune(
 ) -> Tuned:
     """The cheapest setting for `target` recall@k over vectors [N, D].
 
-    queries: [Q, D] float32, at least 2, at most a thousand are used; half of them choose, half verify. told: hears
-    what is tried.
+    queries: [Q, D] float32, at least 2; of at most a thousand half choose, half verify. What is learned from queries is
+    learned from the others, or, where they are few, from the half that chooses. told: hears what is tried.
 
     Raises:
       UserError: shapes do not fit, or there are too few queries.
@@ -88,11 +90,14 @@ def tune(
             "Give queries of the model that the vectors are from.",
         )
     choices, generator = choices or Choices(), np.random.default_rng(seed)
-    queries = np.ascontiguousarray(queries[generator.permutation(len(queries))[:_QUERIES]], np.float32)
+    drawn = np.ascontiguousarray(queries[generator.permutation(len(queries))], np.float32)
+    queries, others = drawn[:_QUERIES], drawn[_QUERIES:]
+    if len(others) < len(queries) // 2:
+        others = queries[: len(queries) // 2]
     k = min(k, len(vectors))
     candidates = list(_trees(choices))
-    drawn = vectors[np.sort(generator.permutation(len(vectors))[:_FIRST_SAMPLE])]
-    norm = float(np.median(np.linalg.norm(drawn, axis=1))) or 1.0
+    some = vectors[np.sort(generator.permutation(len(vectors))[:_FIRST_SAMPLE])]
+    norm = float(np.median(np.linalg.norm(some, axis=1))) or 1.0
     size = 0
     while len(vectors) >= CODES and len(candidates) > _LAST and size < len(vectors):
         size = min(max(size * _GROWTH, _FIRST_SAMPLE), len(vectors))
@@ -102,18 +107,19 @@ def tune(
         scored = []
         for number, tree in enumerate(candidates):
             told(f"{size:,} vectors, tree {number + 1} of {len(candidates)}")
-            setting = _setting(tree, size, norm, choices)
-            points = swept(Searcher.build_tree(sample, setting, threads), trial, target, least)
+            setting = _setting(tree, size, vectors.shape[1], norm, choices)
+            points = swept(Searcher.build_tree(sample, setting, threads, others), trial, target, least)
             scored.append((_rate_at(points, target), number))
         scored.sort(reverse=True)
         candidates = [candidates[number] for _, number in scored[: max(len(candidates) // _FEWER, _LAST)]]
-    settings = [_setting(tree, len(vectors), norm, choices) for tree in candidates[:_LAST]]
-    return _finished(vectors, queries, target, k, settings, choices.reorder_precisions, threads, told)
+    settings = [_setting(tree, len(vectors), vectors.shape[1], norm, choices) for tree in candidates[:_LAST]]
+    return _finished(vectors, queries, others, target, k, settings, choices.reorder_precisions, threads, told)
 
 
 def _finished(
     vectors: np.ndarray,
     queries: np.ndarray,
+    others: np.ndarray,
     target: float,
     k: int,
     settings: Sequence[TreeSetting],
@@ -129,7 +135,7 @@ def _finished(
 
     def try_one(setting: TreeSetting) -> list[Point]:
         told(f"{len(vectors):,} vectors: {describe(setting)}")
-        searcher = Searcher.build_tree(vectors, setting, threads)
+        searcher = Searcher.build_tree(vectors, setting, threads, others)
         searchers[built_as(searcher.setting)] = searcher
         found = swept(searcher, trial, target, exact.rate)
         points.extend(found)
@@ -150,16 +156,19 @@ def _finished(
     return Tuned(target, k, len(queries), size, dim, chosen, renewed[None], tuple(points))
 
 
-_Tree = tuple[float, float | None, tuple[float | None, float | None], int]  # of `Choices`, one of each
+_Codes = tuple[float | None, int, float | None]  # anisotropic threshold, dimensions to a block, codes
+_Tree = tuple[float, tuple[float | None, float | None], _Codes]  # of `Choices`, one of each
 
 
 def _trees(choices: Choices) -> Iterator[_Tree]:
-    return itertools.product(choices.leaves, choices.anisotropic_thresholds, choices.partitions, choices.dims_per_block)
+    as_they_are = itertools.product(choices.anisotropic_thresholds, choices.dims_per_block, (None,))
+    by_queries = ((None, TreeSetting.dims_per_block, codes) for codes in choices.codes)
+    return itertools.product(choices.leaves, choices.partitions, [*as_they_are, *by_queries])
 
 
-def _setting(tree: _Tree, size: int, norm: float, choices: Choices) -> TreeSetting:
+def _setting(tree: _Tree, size: int, dim: int, norm: float, choices: Choices) -> TreeSetting:
     """norm: the vectors' median."""
-    of_root, threshold, (soar, avq), dims = tree
+    of_root, (soar, avq), (threshold, dims, codes) = tree
     leaves = max(round(of_root * math.sqrt(size)), 1)
     return TreeSetting(
         leaves,
@@ -171,6 +180,7 @@ def _setting(tree: _Tree, size: int, norm: float, choices: Choices) -> TreeSetti
         choices.reorder_precisions[0],
         choices.training_sample,
         avq,
+        None if codes is None else max(round(codes * dim), 2),
     ).fitted(size)
 
 
@@ -193,5 +203,9 @@ def describe(setting: TreeSetting | None) -> str:
     words += [f"SOAR {setting.soar}"] * (setting.soar is not None) + [f"AVQ {setting.avq}"] * (setting.avq is not None)
     threshold = setting.anisotropic_threshold
     words.append("no anisotropic threshold" if threshold is None else f"threshold {threshold}")
-    words.append(f"{setting.dims_per_block} dimensions to a code")
+    words.append(
+        f"{setting.dims_per_block} dimensions to a code"
+        if setting.codes is None
+        else f"{setting.codes} codes by what queries look at"
+    )
     return f"{', '.join(words)}, reordering in {setting.reorder_precision}"

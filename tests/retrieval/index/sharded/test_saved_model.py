@@ -37,7 +37,11 @@ def source(tmp_path_factory):
 def test_answers_are_the_index_s_own_bit_for_bit(tmp_path, source):
     queries = clustered(40, seed=1)
     wanted = {}
-    for name, setting, shards in (("trees", TreeSetting(30, 3, 60, reorder_precision="int8"), 2), ("exact", None, 2)):
+    for name, setting, shards in (
+        ("trees", TreeSetting(30, 3, 60, reorder_precision="int8"), 2),
+        ("by_queries", TreeSetting(30, 3, 60, codes=8), 2),
+        ("exact", None, 2),
+    ):
         build_sharded(source, tmp_path / f"{name}-index", setting, shards, 2)
         export_saved_model(tmp_path / f"{name}-index", tmp_path / name, k=25)
         wanted[name] = ShardedIndex.load(tmp_path / f"{name}-index").search(queries, 25)

@@ -22,6 +22,7 @@ FEW = Choices(
     anisotropic_thresholds=(0.2,),
     partitions=((None, None), (1.5, None)),
     dims_per_block=(2,),
+    codes=(),
     reorder_precisions=("float32", "int8"),
 )
 
@@ -55,6 +56,11 @@ class TestTune:
         found, _ = Searcher.build_tree(vectors, best.setting).search(queries, 20)
         same_queries = (best.recall + best.verified) / 2  # both halves, as here; that of one half chose the point
         assert recall_of(found, wanted) == pytest.approx(same_queries, abs=0.05)
+
+    def test_what_queries_look_at_may_lay_out_the_codes(self, vectors):
+        choices = Choices((1.0,), (), ((None, None),), (), (0.5,), ("float32",))
+        tuned = tune(vectors, clustered(200, seed=1), 0.9, k=20, choices=choices)
+        assert {p.setting.codes for p in tuned.points if p.setting is not None} == {8}
 
     def test_a_target_that_no_tree_reaches_is_exact_search(self, vectors):
         tuned = tune(vectors[:300], clustered(40, seed=1), 1.0, k=300, choices=FEW)
