@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from foundation.errors import UserError
 from retrieval.index.searcher import usable_cores
 
 _POLL = 0.02  # seconds
+_PATIENCE = 5.0  # seconds, of a cluster that is asked whether it is there
 _TAIL = 2_000  # characters of a failed worker's words that are told
 _ROOT = Path(__file__).parents[3]
 
@@ -73,6 +75,7 @@ def build_on_ray(tasks: Sequence[Task], workers: int, address: str, done: Callab
             f"--ray {address}: Ray is not installed.",
             "Install it (pip install 'headrace[ray]'), or build without --ray.",
         ) from error
+    _see_reachable(address)
     try:
         ray.init(address=address, ignore_reinit_error=True, log_to_driver=False)
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -95,6 +98,19 @@ def build_on_ray(tasks: Sequence[Task], workers: int, address: str, done: Callab
                 done(task)
     finally:
         ray.shutdown()
+
+
+def _see_reachable(address: str) -> None:
+    """That something listens at HOST:PORT (Ray itself would wait for minutes)."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit() or not host:
+        return  # "auto", "local": found, or not, on this machine
+    try:
+        socket.create_connection((host, int(port)), _PATIENCE).close()
+    except OSError as error:
+        raise UserError(
+            f"--ray {address}: no cluster answers there ({error.strerror or error}).", "Start one: ray start --head."
+        ) from error
 
 
 def _cores_of_each(workers: int) -> list[Sequence[int]]:

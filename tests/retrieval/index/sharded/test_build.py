@@ -371,8 +371,8 @@ class _FakeRay:
 def test_a_cluster_builds_the_same(tmp_path, source, ids, vectors, queries, monkeypatch):
     fake = _FakeRay()
     monkeypatch.setitem(sys.modules, "ray", fake)
-    build_sharded(source, tmp_path / "out", None, 3, 2, ray="head:6379")
-    assert fake.calls[0] == ("init", "head:6379")
+    build_sharded(source, tmp_path / "out", None, 3, 2, ray="auto")
+    assert fake.calls[0] == ("init", "auto")
     assert fake.calls[-1] == ("shutdown",)
     wanted, _ = exact_search(vectors, queries, 9)
     np.testing.assert_array_equal(ShardedIndex.load(tmp_path / "out").search(queries, 9)[0], ids[wanted])
@@ -381,7 +381,7 @@ def test_a_cluster_builds_the_same(tmp_path, source, ids, vectors, queries, monk
     bad[3] = np.nan
     path = write_npy(tmp_path / "bad", ids, bad)
     with pytest.raises(UserError, match="is not finite"):
-        build_sharded(path, tmp_path / "out", None, 3, 2, ray="head:6379")
+        build_sharded(path, tmp_path / "out", None, 3, 2, ray="auto")
 
 
 def test_the_table_of_a_test_is_what_checkpoint_export_writes(tmp_path):
