@@ -4,6 +4,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,11 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
+def answers(port: int) -> bool:
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) == 0
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
     """The address of a head with 2 cores, which ends with the test."""
@@ -33,6 +39,11 @@ def cluster(tmp_path_factory):
     with log.open("wb") as output:
         head = subprocess.Popen([*command, *where], stdout=output, stderr=subprocess.STDOUT)
     try:
+        deadline = time.monotonic() + 120
+        while not answers(port):
+            assert head.poll() is None, log.read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
         yield f"127.0.0.1:{port}"
     finally:
         head.send_signal(signal.SIGTERM)  # with --block it ends what it started
@@ -61,7 +72,7 @@ def test_what_is_wrong_with_a_shard_is_told_and_the_others_stay(tmp_path, cluste
     vectors = clustered(3_000)
     vectors[2_500, 3] = np.nan
     source = write_npy(tmp_path / "source", np.arange(3_000), vectors)
-    with pytest.raises(UserError, match="the vector of id 2500 .* is not finite"):
+    with pytest.raises(UserError, match=r"the vector of id 2500 .* is not finite"):
         build_sharded(source, tmp_path / "out", None, 3, 1, ray=cluster)
     assert not (tmp_path / "out").exists()
     assert (tmp_path / ".out.building" / "shard-00000").exists()
