@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -132,7 +132,8 @@ class IndexConfig(Config):
     lambda of SOAR (Sun et al., NeurIPS 2023), which puts each vector into a second leaf; null: off. dims_per_block:
     dimensions that share a 4-bit code. training_sample: vectors that the tree is trained on. avq: how much more a
     leaf's error along its vectors weighs than that across them, for vectors whose norms differ; null: not at all.
-    codes: of 4 bits to a vector, spent on what queries look at, instead of dims_per_block.
+    codes: of 4 bits to a vector, spent on what queries look at; null: on dims_per_block as they are; "measured":
+    whichever of the two, with as many codes, finds more of a sample for the queries that are known, if any are.
     """
 
     brute_force_below: int | Literal["measured"] = Field(20_000)
@@ -146,7 +147,7 @@ class IndexConfig(Config):
     dims_per_block: int = Field(2, ge=1)
     training_sample: int = Field(250_000, ge=1_000)
     avq: float | None = Field(None, gt=0)
-    codes: int | None = Field(None, ge=2)
+    codes: Annotated[int, Field(ge=2)] | Literal["measured"] | None = "measured"
 
     @field_validator("brute_force_below")
     @classmethod

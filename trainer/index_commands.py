@@ -73,12 +73,22 @@ def build(
         return
     if run_dir is not None:
         raise UserError("index build: --run-dir is a job's, and SOURCE and OUT are given.", _FOR_A_JOB)
+    import numpy as np
+
     from retrieval.index import build_sharded
-    from retrieval.index.sources.queries import read_queries
+    from retrieval.index.codes import SAMPLE, measured_codes
+    from retrieval.index.sharded.build import see_queries
+    from retrieval.index.sources.queries import read_queries, source_rows
     from retrieval.index.sources.source import open_source
 
-    config, size = _config(overrides), open_source(source).size
+    config, opened = _config(overrides), open_source(source)
+    size = opened.size
     setting, target = _setting(config, size, min(shards, size), tuned)
+    asked = None if queries is None else read_queries(queries, _QUERIES, seed)
+    if setting is not None and asked is not None and tuned is None and config.codes == "measured":
+        see_queries(opened, asked)
+        rows = np.random.default_rng(seed).permutation(size)[:SAMPLE]
+        setting = replace(setting, codes=measured_codes(source_rows(source, np.sort(rows)), asked, setting))
     facts = build_sharded(
         source,
         out,
@@ -86,7 +96,7 @@ def build(
         shards,
         workers,
         None if setting is None or config.leaves_to_search else target_recall or target,
-        None if queries is None else read_queries(queries, _QUERIES, seed),
+        asked,
         seed,
         ray,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,8 @@ from foundation.files import atomic_directory, file_entry, read_json
 from inputs.ragged import Ragged
 from retrieval.config import IndexConfig
 from retrieval.index.basis import not_judged
+from retrieval.index.codes import SAMPLE as SAMPLE_OF_CODES
+from retrieval.index.codes import measured_codes
 from retrieval.index.exact import Denied
 from retrieval.index.parts import check_entries
 from retrieval.index.recall import exact_search, recall_by_leaves, tune_leaves_to_search
@@ -45,7 +47,8 @@ class Facts:
 
 
 def setting_of(config: IndexConfig, size: int) -> TreeSetting:
-    """The tree that a config asks for over `size` vectors; every leaf searched where it leaves that to measuring."""
+    """The tree that a config asks for over `size` vectors; every leaf searched, and no codes laid out by queries, where
+    it leaves that to measuring."""
     leaves = config.leaves or max(round(math.sqrt(size)), 1)
     return TreeSetting(
         leaves,
@@ -57,7 +60,7 @@ def setting_of(config: IndexConfig, size: int) -> TreeSetting:
         config.reorder_precision,
         config.training_sample,
         config.avq,
-        config.codes,
+        None if config.codes == "measured" else config.codes,
     ).fitted(size)
 
 
@@ -88,8 +91,11 @@ class Index:
             return cls._exact(vectors)
         given = vectors if queries is None else np.ascontiguousarray(queries, dtype=np.float32)
         given = given[np.random.default_rng(seed).permutation(len(given))[:LEARNED_FROM]]
-        asked = given[:SAMPLE]
-        tree = cls._tree(vectors, config, asked, not_judged(given, SAMPLE))
+        setting = setting_of(config, len(vectors))
+        if config.codes == "measured" and queries is not None:
+            sample = vectors[:: -(-len(vectors) // SAMPLE_OF_CODES)]
+            setting = replace(setting, codes=measured_codes(sample, given, setting))
+        asked, tree = given[:SAMPLE], cls._tree(vectors, config, setting, given)
         if measured:
             exact = cls._exact(vectors)
             if tree.facts.recall < config.target_recall or _seconds(exact, asked) <= _seconds(tree, asked):
@@ -102,9 +108,9 @@ class Index:
         return cls(Searcher.build_exact(vectors), Facts("exact", size, dim, 0, 0, 0, 1.0))
 
     @classmethod
-    def _tree(cls, vectors: np.ndarray, config: IndexConfig, asked: np.ndarray, learned_from: np.ndarray) -> Index:
-        size, dim = vectors.shape
-        searcher = Searcher.build_tree(vectors, setting_of(config, size), queries=learned_from)
+    def _tree(cls, vectors: np.ndarray, config: IndexConfig, setting: TreeSetting, given: np.ndarray) -> Index:
+        (size, dim), asked = vectors.shape, given[:SAMPLE]
+        searcher = Searcher.build_tree(vectors, setting, queries=not_judged(given, SAMPLE))
         assert searcher.setting is not None
         leaves, reorder = searcher.setting.leaves, searcher.setting.reorder
         wanted, _ = exact_search(vectors, asked, min(TUNED_AT, size))

@@ -61,7 +61,7 @@ def build_sharded(
         `out` is there and another; what lies in `.OUT.building` was begun from something else.
     """
     opened, out = open_source(source), Path(out)
-    _see_queries(opened, queries)
+    see_queries(opened, queries)
     shards = min(shards, opened.size)
     plan = _plan(opened, setting, shards, target_recall, queries, seed)
     if out.exists():
@@ -87,7 +87,8 @@ def build_sharded(
     return facts
 
 
-def _see_queries(source: Source, queries: np.ndarray | None) -> None:
+def see_queries(source: Source, queries: np.ndarray | None) -> None:
+    """Raises a UserError where queries [Q, D] do not fit the source's vectors."""
     if queries is not None and (queries.ndim != 2 or queries.shape[1] != source.dim):
         raise UserError(
             f"the queries: shape {list(queries.shape)}, where the vectors have {source.dim} numbers.",

@@ -9,6 +9,7 @@ from foundation.errors import UserError
 from retrieval.config import IndexConfig
 from retrieval.index import Effort, Index, LiveIndex, Searcher, ShardedIndex, TreeSetting, build_sharded
 from retrieval.index.basis import FILE, Basis, not_judged
+from retrieval.index.codes import measured_codes
 from retrieval.index.live.build import tuned_builder
 from retrieval.index.live.config import LiveConfig
 from retrieval.index.recall import exact_search, recall_of
@@ -110,6 +111,16 @@ def test_shards_share_one_and_other_queries_are_another_index(vectors, tmp_path)
     assert build_sharded(source, tmp_path / "out", setting, 2, 1, 0.9, queries) == facts
     with pytest.raises(UserError, match="queries: "):
         build_sharded(source, tmp_path / "out", setting, 2, 1, 0.9, queries[::-1].copy())
+
+
+def test_codes_are_laid_out_by_queries_where_that_finds_more(vectors):
+    setting = TreeSetting(20, 20, 100, None)
+    assert measured_codes(vectors, looking_along_few(600, 6), setting) == DIM // 2
+    assert measured_codes(vectors[:9], looking_along_few(600, 6), setting) is None
+    known = Index.build(vectors, IndexConfig(brute_force_below=0), 0, looking_along_few(600, 7))
+    unknown = Index.build(vectors, IndexConfig(brute_force_below=0), 0)
+    fixed = Index.build(vectors, IndexConfig(brute_force_below=0, codes=None), 0, looking_along_few(600, 7))
+    assert [index.searcher.setting.codes for index in (known, unknown, fixed)] == [DIM // 2, None, None]
 
 
 def test_a_job_s_index_and_one_that_lives_take_it(vectors):
