@@ -18,8 +18,8 @@ _SEARCHED = 0.1  # of the leaves
 
 
 def measured_codes(vectors: np.ndarray, queries: np.ndarray, setting: TreeSetting) -> int | None:
-    """As many codes as `setting` has by its dims_per_block, or None where those, over the dimensions as they are, find no
-    less: of the exact top 100, with a tenth of the leaves searched and twice as many vectors reordered.
+    """As many codes as `setting` has by its dims_per_block, or None where those, over the dimensions as they are, find
+    no less: of the exact top 100, with a tenth of the leaves searched and twice as many vectors reordered.
 
     vectors: [N, D], a sample; queries: [Q, D], of which the first few hundred judge and the others teach.
     """
