@@ -48,19 +48,22 @@ OPTIONS: dict[str, Settings] = {
 }
 # SASRec as its paper has it: nothing but the sequence of items, one table for both sides, two blocks.
 SASREC: Settings = {
+    "inputs.history_length": 20,  # whose cost is most of the training's
     "retrieval.encoder": "attention",
+    "retrieval.attention.length": 20,
     "retrieval.tower": "identity",
     "retrieval.query_features": ["history_item_id"],
     "retrieval.item_features": ["item_id"],
     "retrieval.embedding_dim": 50,
     "retrieval.dim": 50,
     "retrieval.embedding_optimizer": "Adam",
-    "retrieval.embedding_learning_rate": 0.001,
+    "retrieval.embedding_learning_rate": 0.003,
+    "retrieval.learning_rate": 0.003,
     "retrieval.loss": "full_softmax",
     "retrieval.id_dropout": 0.0,
     "retrieval.dropout": 0.0,
-    "retrieval.batch_size": 256,
-    "retrieval.epochs": 6,
+    "retrieval.batch_size": 512,
+    "retrieval.epochs": 4,
     "retrieval.patience": 2,
 }
 # For sizes at which nothing is learned.
