@@ -10,7 +10,7 @@ from inputs.schema import USER
 TWO_TOWER: Settings = {
     "retrieval.batch_size": 512,
     "retrieval.dropout": 0.3,
-    "retrieval.epochs": 12,
+    "retrieval.epochs": 8,
     "retrieval.patience": 2,
 }
 # How they learn: settings that go together, by a name. Dense logs learn as a factorisation does; sparse ones, whose
@@ -20,14 +20,18 @@ WAYS_OF_LEARNING: dict[str, Settings] = {
     "linear": {
         "retrieval.units": [],
         "retrieval.embedding_dim": 64,
+        "retrieval.embedding_optimizer": "Adam",
+        "retrieval.embedding_learning_rate": 0.003,
         "retrieval.learning_rate": 0.003,
-        "retrieval.embedding_learning_rate": 0.4,
+        "retrieval.id_dropout": 0.3,
     },
     "hidden layer": {
         "retrieval.units": [128],
         "retrieval.embedding_dim": 32,
-        "retrieval.learning_rate": 0.001,
+        "retrieval.embedding_optimizer": "RowWiseAdagrad",
         "retrieval.embedding_learning_rate": 0.05,
+        "retrieval.learning_rate": 0.001,
+        "retrieval.id_dropout": 0.6,
     },
 }
 # The ablation: the default model with one thing changed.
@@ -39,22 +43,27 @@ OPTIONS: dict[str, Settings] = {
     "hard negatives": {"retrieval.negatives.hard": 16},
     "full softmax": {"retrieval.loss": "full_softmax"},
     "encoder: gru": {"retrieval.encoder": "gru"},
-    "encoder: attention": {"retrieval.encoder": "attention"},
+    "encoder: attention": {"retrieval.encoder": "attention", "retrieval.attention.length": 10},
     "encoder: multi_interest": {"retrieval.encoder": "multi_interest"},
 }
 # SASRec as its paper has it: nothing but the sequence of items, one table for both sides, two blocks.
 SASREC: Settings = {
+    "inputs.history_length": 20,  # whose cost is most of the training's
     "retrieval.encoder": "attention",
+    "retrieval.attention.length": 20,
     "retrieval.tower": "identity",
     "retrieval.query_features": ["history_item_id"],
     "retrieval.item_features": ["item_id"],
     "retrieval.embedding_dim": 50,
     "retrieval.dim": 50,
+    "retrieval.embedding_optimizer": "Adam",
+    "retrieval.embedding_learning_rate": 0.003,
+    "retrieval.learning_rate": 0.003,
     "retrieval.loss": "full_softmax",
     "retrieval.id_dropout": 0.0,
     "retrieval.dropout": 0.0,
     "retrieval.batch_size": 512,
-    "retrieval.epochs": 12,
+    "retrieval.epochs": 4,
     "retrieval.patience": 2,
 }
 # For sizes at which nothing is learned.
@@ -73,9 +82,7 @@ def choices_for(space: FeatureSpace) -> Choices:
     most users of a test period are new, and the id of one who is says nothing."""
     return {
         LEARNING: tuple(WAYS_OF_LEARNING),
-        "inputs.history_length": (10, 50),
-        "retrieval.encoder": ("bag", "attention"),
-        "retrieval.id_dropout": (0.3, 0.6),
+        "inputs.history_length": (10, 5),
         "retrieval.query_features": ([name for name in space.query_features if name != USER],),
     }
 

@@ -27,7 +27,7 @@ from foundation.errors import UserError, nearest
 from foundation.progress import say
 from inputs.features import FeatureSpace
 
-OURS, DEFAULT = "two_tower", "default"
+OURS, DEFAULT, LEAVE_ONE_OUT = "two_tower", "default", "leave-one-out"
 SHOWN = (METRIC, *(f"recall@{k}" for k in CUTOFFS), f"coverage@{CUTOFFS[0]}")
 SEED = 0
 
@@ -36,36 +36,40 @@ SEED = 0
 class Sizes:
     """logs: what is judged on. budget: trials of our model and of each baseline. base: settings of all our models.
     choices: what of them is tuned, by the log's features. options: of the ablation, by name, what is changed in the
-    default model. sasrec: of the leave-one-out model. leave_one_out: logs that it is trained on."""
+    default model; ablated: logs that it is shown on. sasrec: of the leave-one-out model; leave_one_out: logs that it is
+    trained on."""
 
     logs: tuple[LogSet, ...]
     budget: int
     base: Settings
     choices: Callable[[FeatureSpace], Choices]
     options: Mapping[str, Settings]
+    ablated: tuple[str, ...]
     sasrec: Settings
-    leave_one_out: tuple[str, ...]
+    leave_one_out: tuple[LogSet, ...]
     evaluation: EvaluationConfig
 
 
 def full(only: Sequence[str] = ()) -> Sizes:
-    """only: names of logs; (): all.
+    """only: names of logs, or "leave-one-out"; (): all.
 
     Raises:
       UserError: there is no such log.
     """
     logs = log_sets()
     for name in only:
-        if name not in logs:
-            raise UserError(f"there is no log '{name}' to judge retrieval on: {nearest(name, list(logs))}")
+        if name not in (*logs, LEAVE_ONE_OUT):
+            known = [*logs, LEAVE_ONE_OUT]
+            raise UserError(f"there is no log '{name}' to judge retrieval on: {nearest(name, known)}")
     return Sizes(
         logs=tuple(log for name, log in logs.items() if name in only or not only),
-        budget=8,
+        budget=6,
         base=TWO_TOWER,
         choices=choices_for,
         options=OPTIONS,
+        ablated=("ml-100k",),
         sasrec=SASREC,
-        leave_one_out=("ml-100k",),
+        leave_one_out=(logs["ml-100k"],) if LEAVE_ONE_OUT in only or not only else (),
         evaluation=EvaluationConfig(cutoffs=CUTOFFS, max_queries=4_000),
     )
 
@@ -78,6 +82,7 @@ def quick() -> Sizes:
         base={**TWO_TOWER, **QUICK},
         choices=lambda _: {},
         options={"without logQ": OPTIONS["without logQ"]},
+        ablated=("world",),
         sasrec={**SASREC, **QUICK, "retrieval.encoder": "bag"},  # whose graph is made in no time
         leave_one_out=(),
         evaluation=EvaluationConfig(cutoffs=CUTOFFS, max_queries=200, bootstrap_samples=100),
@@ -110,13 +115,20 @@ def measure(sizes: Sizes, is_quick: bool) -> Report:
                 continue
             problem = Problem(dataset, Path(folder) / "temporal", sizes.evaluation)
             _Log(report, sizes, log.name, problem).judge()
-            if log.name in sizes.leave_one_out:
-                judged = judge_leave_one_out(dataset, Path(folder), {**sizes.sasrec, **log.every_event}, SEED)
-                _add_leave_one_out(report, log.name, judged)
+    for log in sizes.leave_one_out:
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                dataset = log.write(Path(folder) / "dataset")
+            except UserError as absent:
+                report.notes.append(str(absent))
+                continue
+            judged = judge_leave_one_out(dataset, Path(folder), {**sizes.sasrec, **log.every_event}, SEED)
+            _add_leave_one_out(report, log.name, judged)
     if not report.metrics:
         raise UserError("retrieval: none of the logs is on this machine.", " ".join(report.notes))
     wins = [value >= 0 for name, value in report.metrics.items() if name.endswith("lead_over_best_baseline")]
-    report.metrics["logs_won"], report.metrics["logs_judged"] = float(sum(wins)), float(len(wins))
+    if wins:
+        report.metrics["logs_won"], report.metrics["logs_judged"] = float(sum(wins)), float(len(wins))
     return report
 
 
@@ -124,7 +136,7 @@ def _protocol(sizes: Sizes, is_quick: bool) -> dict[str, object]:
     return {
         "quick": is_quick,
         "split": "global, by time: 80 % training, 10 % validation, 10 % test",
-        "tuning": f"{sizes.budget} trials of each by {METRIC} in the validation period, then trained on both",
+        "tuning": f"at most {sizes.budget} trials of each by {METRIC} in the validation period, then trained on both",
         "queries": f"each (user, time) of the period with a new positive, at most {sizes.evaluation.max_queries}",
         "intervals": f"{sizes.evaluation.confidence:.0%}, {sizes.evaluation.bootstrap_samples} bootstraps over users",
     }
@@ -149,6 +161,8 @@ class _Log:
             settings = self._note(baseline.name, baseline.tuned(self._problem, self._sizes.budget, SEED))
             self._lists[baseline.name] = baseline.answer(self._problem, settings)
         self._add_main()
+        if self._name not in self._sizes.ablated:
+            return
         default = {name: values[0] for name, values in choices.items()}
         ablated = {DEFAULT: self._lists[OURS] if default == best else jobs.answer(default, jobs.epochs(default))}
         for option, change in self._sizes.options.items():

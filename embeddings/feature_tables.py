@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from embeddings.config import FeatureConfig, TableConfig
-from embeddings.optimizers import Adagrad, LearningRate, RowWiseAdagrad, SparseOptimizer
+from embeddings.optimizers import Adagrad, Adam, LearningRate, RowWiseAdagrad, SparseOptimizer
 from foundation.precision import Precision
 from inputs.entities import FeatureSpec
 
 OPTIMIZERS: dict[str, Callable[[LearningRate], SparseOptimizer]] = {  # by their names in a job
     "RowWiseAdagrad": RowWiseAdagrad,
     "Adagrad": Adagrad,
+    "Adam": Adam,
 }
 
 

@@ -13,7 +13,7 @@ from retrieval.encoders.config import AttentionConfig, EncoderName, GruConfig, M
 from retrieval.negatives.config import FrequencyConfig, NegativesConfig
 from retrieval.objectives import RetrievalObjective, refuse_repeated_objectives
 
-OptimizerName = Literal["RowWiseAdagrad", "Adagrad"]
+OptimizerName = Literal["RowWiseAdagrad", "Adagrad", "Adam"]
 TowerName = Literal["mlp", "identity"]
 LossName = Literal["sampled_softmax", "full_softmax"]
 LogQ = Literal["given", "streaming", "none"]
@@ -26,12 +26,13 @@ class RetrievalConfig(Config):
 
     embedding_dim: of every table. units: hidden layer sizes of each tower. dim: of query and candidate vectors, the
     last of which is spent on the candidate's bias. learning_rate: of the dense weights (Adam). embedding_learning_rate:
-    of the tables; both fall to nothing along a cosine over the epochs. embedding_optimizer: of the tables; Adagrad
-    keeps embedding_dim numbers beside a row where row-wise Adagrad keeps one. embedding_precision: how the tables' rows
-    are stored; in 16 bits they are rounded stochastically. dropout: share of hidden units dropped in training.
-    id_dropout: share of user and item ids hidden in training, so that what is unknown can be served from its features.
-    batch_size: positives in a global batch, each the others' negatives. epochs: at most so many passes. patience:
-    training stops after so many in a row without a better validation NDCG.
+    of the tables; both fall to nothing along a cosine over the epochs. embedding_optimizer: of the tables; row-wise
+    Adagrad keeps one number beside a row, Adagrad embedding_dim, (lazy) Adam twice as many: with it rare rows learn as
+    fast as the others, at rates as small as the dense weights'. embedding_precision: how the tables' rows are stored;
+    in 16 bits they are rounded stochastically. dropout: share of hidden units dropped in training. id_dropout: share of
+    user and item ids hidden in training, so that what is unknown can be served from its features. batch_size: positives
+    in a global batch, each the others' negatives. epochs: at most so many passes. patience: training stops after so
+    many in a row without a better validation NDCG.
 
     encoder: what reads the watch history (`retrieval.encoders`); gru, attention, multi_interest: its options. tower:
     "mlp", or "identity": what the encoder gives is the query vector and an item's embedding the candidate vector, with

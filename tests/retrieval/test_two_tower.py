@@ -158,10 +158,11 @@ class TestVectors:
         assert not np.allclose(some[1], none[1])
 
 
-@pytest.fixture(scope="module")
-def trained(world) -> tuple[TwoTower, list[float]]:
+@pytest.fixture(scope="module", params=[("RowWiseAdagrad", 0.2), ("Adam", 0.01)], ids=lambda tables: tables[0])
+def trained(world, request) -> tuple[TwoTower, list[float]]:
     steps = 120
-    model = two_tower(world, steps=steps)
+    optimizer, rate = request.param
+    model = two_tower(world, steps=steps, embedding_optimizer=optimizer, embedding_learning_rate=rate)
     optimizer = keras.optimizers.Adam(falling(0.01, steps))
 
     @tf.function(reduce_retracing=True)
