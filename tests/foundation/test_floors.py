@@ -17,7 +17,7 @@ FLOORS = [
 ]
 INDEX = "retrieval/index"
 # The packages of the index; "" is what lies in its folder itself: a searcher and what it is made of.
-INDEX_FLOORS = [[""], ["sources", "tuner", "items"], ["sharded", "filters"], ["live"], ["versions"]]
+INDEX_FLOORS = [[""], ["sources", "tuner", "items", "workers"], ["sharded", "filters"], ["live"], ["versions"]]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 

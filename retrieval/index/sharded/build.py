@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import functools
 import hashlib
-import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from foundation.errors import UserError, damaged
-from foundation.files import commit_directory, disk_errors, read_json, sweep_partial, write_json
+from foundation.errors import UserError
+from foundation.files import write_json
 from foundation.progress import progress, say
 from retrieval.index.basis import FILE as BASIS
 from retrieval.index.basis import Basis, not_judged
@@ -26,12 +22,17 @@ from retrieval.index.sharded.distinct import refuse_repeated_ids
 from retrieval.index.sharded.effort import total_effort
 from retrieval.index.sharded.index import ShardedFacts, ShardedIndex, write_sharded_manifest
 from retrieval.index.sharded.shard import Range, ranges_of
-from retrieval.index.sharded.workers import Task, build_on_processes, build_on_ray
 from retrieval.index.sources.queries import source_rows
 from retrieval.index.sources.source import Source, open_source
+from retrieval.index.workers.do import do_tasks
+from retrieval.index.workers.program import Program, Task
+from retrieval.index.workers.unfinished import difference, unfinished
 
-PLAN, DISTINCT, LOCK = "plan.json", "distinct.json", "lock"
+DISTINCT = "distinct.json"
 SAMPLED_QUERIES = 256
+_PROGRAM = Program(
+    "retrieval.index.sharded.worker", tasks_each=1, remedy="If memory ran out: more shards, or fewer workers."
+)
 
 
 def build_sharded(
@@ -66,9 +67,7 @@ def build_sharded(
     plan = _plan(opened, setting, shards, target_recall, queries, seed)
     if out.exists():
         return _already(out, plan)
-    work = out.with_name(f".{out.name}.building")
-    with disk_errors(out), _held(work):
-        _begin(work, plan)
+    with unfinished(out, plan) as work:
         ranges = ranges_of(opened.size, shards)
         _see_distinct(opened, ranges, work)
         if setting is not None and setting.codes is not None and not (work / BASIS).exists():
@@ -81,9 +80,8 @@ def build_sharded(
         if target_recall is not None:
             facts = _tuned(opened, work, facts, target_recall, queries, seed)
         write_sharded_manifest(work, facts)
-        for name in (PLAN, DISTINCT, LOCK, BASIS):
-            (work / name).unlink(missing_ok=name == BASIS)
-        commit_directory(work, out)
+        (work / DISTINCT).unlink()
+        (work / BASIS).unlink(missing_ok=True)
     return facts
 
 
@@ -126,47 +124,11 @@ def _already(out: Path, plan: dict[str, Any]) -> ShardedFacts:
         raise UserError(f"{out}: this is there already, and no sharded index.", "Name a folder that is not.") from None
     if facts.made_from != plan:
         raise UserError(
-            f"{out}: an index is there already, made from something else ({_difference(facts.made_from, plan)}).",
+            f"{out}: an index is there already, made from something else ({difference(facts.made_from, plan)}).",
             "Name a folder that is not, or remove that one.",
         )
     say(f"{out}: built already")
     return facts
-
-
-@contextlib.contextmanager
-def _held(work: Path) -> Iterator[None]:
-    """The folder of unfinished work, for this process alone."""
-    work.mkdir(parents=True, exist_ok=True)
-    with (work / LOCK).open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{work}: another process builds there.", "Wait for it, or end it.") from None
-        yield
-
-
-def _begin(work: Path, plan: dict[str, Any]) -> None:
-    sweep_partial(work)
-    if not (work / PLAN).exists():
-        write_json(work / PLAN, plan)
-        return
-    begun = read_json(work / PLAN, "the plan of an unfinished build")
-    with damaged(work / PLAN, f"Remove {work} and build again."):
-        difference = _difference(dict(begun), plan)
-    if difference:
-        raise UserError(
-            f"{work}: a build from something else was not finished ({difference}).",
-            f"Finish that one by its own command, or remove {work}.",
-        )
-    say(f"going on with what is in {work}")
-
-
-def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
-    return "; ".join(
-        f"{key}: {json.dumps(old.get(key))}, now {json.dumps(value)}"
-        for key, value in new.items()
-        if old.get(key) != value
-    )
 
 
 def learned_basis(source: Source, codes: int, leaves: int, queries: np.ndarray | None, seed: int) -> Basis:
@@ -213,22 +175,15 @@ def _build_missing(
                 "start": rows.start,
                 "stop": rows.stop,
                 "setting": None if setting is None else asdict(setting),
-                "folder": str(folder.absolute()),
+                "makes": str(folder.absolute()),
                 "seed": seed,
                 "basis": str(work.absolute()) if (work / BASIS).exists() else None,
             }
         )
-    build: Callable[[Sequence[Task], int, Callable[[Task], None]], None] = (
-        build_on_processes if ray is None else functools.partial(_on_ray, address=ray)
-    )
     with progress(
         "building", source.size, "vectors", source.size - sum(t["stop"] - t["start"] for t in tasks)
     ) as meter:
-        build(tasks, workers, lambda task: meter.advance(task["stop"] - task["start"]))
-
-
-def _on_ray(tasks: Sequence[Task], workers: int, done: Callable[[Task], None], address: str) -> None:
-    build_on_ray(tasks, workers, address, done)
+        do_tasks(_PROGRAM, tasks, workers, ray, lambda task: meter.advance(task["stop"] - task["start"]))
 
 
 def _tuned(

@@ -353,9 +353,9 @@ class _FakeRay:
     def remote(self, function):
         class Remote:
             @staticmethod
-            def remote(task):
+            def remote(module, task):
                 self.calls.append(("task", task["start"]))
-                return (self.calls.__len__(), json.dumps(function(task)))
+                return (self.calls.__len__(), json.dumps(function(module, task)))
 
         return Remote
 
