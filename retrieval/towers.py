@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from foundation.draws import dropout, uniform
 from foundation.tf import keras, tf
 from inputs.entities import FeatureSpec
+from retrieval.config import RetrievalConfig
+from retrieval.normalise import unit
 
 
 class Tower(keras.layers.Layer):
@@ -75,3 +77,23 @@ def side_by_side(
         for name, spec in features.items()
     ]
     return tf.concat(parts, axis=1)
+
+
+def item_tower_of(config: RetrievalConfig, width: int, seed: int) -> Tower | Identity:
+    """The candidate tower of a model. width: of its inputs side by side."""
+    if config.tower == "identity":
+        return Identity(name="item_tower")
+    return Tower("item_tower", width, config.units, config.dim, config.dropout, seed + 2_000)
+
+
+def item_vectors(
+    config: RetrievalConfig,
+    tower: Tower | Identity,
+    features: Mapping[str, FeatureSpec],
+    activations: Mapping[str, tf.Tensor],
+    inputs: Mapping[str, tf.Tensor],
+    draws: Sequence[tf.Tensor] = (),
+) -> tf.Tensor:
+    """[B, dim] candidate vectors. activations, inputs: see `side_by_side`; draws: see `Tower.call`."""
+    vectors = tower(side_by_side(features, activations, inputs), draws)
+    return unit(vectors, config.tower == "mlp") if config.normalise else vectors

@@ -21,7 +21,7 @@ from retrieval.item_rows import ItemRows
 from retrieval.loss import RetrievalLoss
 from retrieval.normalise import unit
 from retrieval.objectives import REWARD
-from retrieval.towers import Identity, Tower, side_by_side, width_of
+from retrieval.towers import Identity, Tower, item_tower_of, item_vectors, side_by_side, width_of
 from strategies import Communicator, LocalCommunicator
 
 TOLD = (
@@ -65,7 +65,7 @@ class TwoTower(keras.Model):
         self._communicator = communicator or LocalCommunicator()
         self._query_features = chosen("query_features", query_features, config.query_features)
         self._item_features = chosen("item_features", item_features, config.item_features)
-        self._id_dropout, self._seed = config.id_dropout, seed
+        self._config, self._id_dropout, self._seed = config, config.id_dropout, seed
         self._encoder = encoder_of(config, self._query_features, item_features, seed + 3_000)
         self._beside = {n: spec for n, spec in self._query_features.items() if n not in self._encoder.features}
         self._weights = {REWARD + objective.name: objective.weight for objective in config.objectives}
@@ -88,7 +88,8 @@ class TwoTower(keras.Model):
         query_width = width_of(self._beside, config.embedding_dim) + self._encoder.width
         item_width = width_of(self._item_features, config.embedding_dim)
         self._biased, self._normalised = config.tower == "mlp", config.normalise
-        self._query_tower, self._item_tower = _towers(config, query_width, item_width, seed)
+        self._query_tower = _query_tower(config, query_width, item_width, seed)
+        self._item_tower = item_tower_of(config, item_width, seed)
         catalogue = item_features["item_id"].vocabulary_size if "item_id" in item_features else 1
         self.retrieval_loss = RetrievalLoss(config, catalogue, seed)
 
@@ -141,8 +142,7 @@ class TwoTower(keras.Model):
     def _items(
         self, activations: Mapping[str, tf.Tensor], inputs: Mapping[str, Any], draws: Sequence[tf.Tensor] = ()
     ) -> tf.Tensor:
-        vectors = self._item_tower(side_by_side(self._item_features, activations, inputs), draws)
-        return unit(vectors, self._biased) if self._normalised else vectors
+        return item_vectors(self._config, self._item_tower, self._item_features, activations, inputs, draws)
 
     def _query(
         self, activations: Mapping[str, Any], inputs: Mapping[str, Any], draws: Mapping[str, Sequence[tf.Tensor]] = {}
@@ -180,25 +180,21 @@ class TwoTower(keras.Model):
         return tf.where(draws < self._id_dropout, tf.zeros_like(value), value)
 
 
-def _towers(
-    config: RetrievalConfig, query_width: int, item_width: int, seed: int
-) -> tuple[Tower | Identity, Tower | Identity]:
-    """The query's, which leaves its last element to the bias, and the item's.
+def _query_tower(config: RetrievalConfig, query_width: int, item_width: int, seed: int) -> Tower | Identity:
+    """The query's, which leaves its last element to the bias.
 
     Raises:
-      UserError: they are to be the identity, and their inputs are not `config.dim` wide.
+      UserError: towers are to be the identity, and their inputs are not `config.dim` wide.
     """
     if config.tower == "mlp":
-        options: dict[str, Any] = {"units": config.units, "dropout": config.dropout}
-        query_tower = Tower("query_tower", query_width, dim=config.dim - 1, seed=seed + 1_000, **options)
-        return query_tower, Tower("item_tower", item_width, dim=config.dim, seed=seed + 2_000, **options)
+        return Tower("query_tower", query_width, config.units, config.dim - 1, config.dropout, seed + 1_000)
     if (query_width, item_width) != (config.dim, config.dim):
         raise UserError(
             f"retrieval.tower: 'identity' wants inputs as wide as retrieval.dim, {config.dim}; the query's are "
             f"{query_width} wide and the item's {item_width}.",
             "Choose retrieval.query_features, retrieval.item_features, embedding_dim and the encoder's units so.",
         )
-    return Identity(name="query_tower"), Identity(name="item_tower")
+    return Identity(name="query_tower")
 
 
 def falling(learning_rate: float, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:

@@ -1,4 +1,4 @@
-"""`headrace index`: build an index of shards, tune its setting, export it for TensorFlow."""
+"""`headrace index`: compute vectors, build an index of shards, tune its setting, export it for TensorFlow."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from retrieval.config import IndexConfig
     from retrieval.index import TreeSetting
 
-index = typer.Typer(help="The nearest-neighbour index: build, tune, export.", no_args_is_help=True)
+index = typer.Typer(help="The nearest-neighbour index: vectors, build, tune, export.", no_args_is_help=True)
 
 _QUERIES = 20_000  # of a file that are used
 _FOR_A_JOB = "Give SOURCE and OUT, or a job's YAML file alone (with --set and --run-dir)."
@@ -105,6 +105,32 @@ def build(
         kind = f"{facts.effort.leaves_to_search} of {facts.setting.leaves} leaves of each searched"
         kind += f", recall@{facts.recall_at} {facts.recall:.3f}" if facts.recall_at else ""
     say(f"{out}: {facts.size:,} vectors of {facts.dim} in {len(facts.shards)} shards, {kind}")
+
+
+@index.command()
+def vectors(
+    which: Annotated[
+        Path, typer.Argument(help="A run directory (its best checkpoint), or a checkpoint in one.", metavar="RUN")
+    ],
+    out: Annotated[Path, typer.Argument(help="The folder to write; the same command goes on with it.", metavar="OUT")],
+    workers: Annotated[int, typer.Option(help="Processes that compute, each on cores of its own.", min=1)] = 1,
+    ray: Annotated[
+        str | None, typer.Option(help="Compute on this Ray cluster: auto, or HOST:PORT.", metavar="ADDRESS")
+    ] = None,
+) -> None:
+    """Compute the vectors of a run's whole catalogue, whatever ranks trained it: a source for `index build`.
+
+    What was killed goes on, piece by piece, with the same command; OUT appears whole.
+    """
+    from foundation.tf import tf
+    from trainer.candidate_vectors import RAW, write_candidate_vectors
+
+    tf.config.set_visible_devices([], "GPU")  # for the workers' reason
+    written = write_candidate_vectors(which, out, workers, ray)
+    say(
+        f"{out}: {written.size:,} vectors of {written.dim}, of step {written.step}; an id is "
+        f"{'the item that the log calls so' if written.ids == RAW else 'a position in the catalogue, see raw_id'}"
+    )
 
 
 @index.command()

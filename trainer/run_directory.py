@@ -131,6 +131,11 @@ class RunDirectory:
         """What a stage that has begun is being made from."""
         return self._record()[stage]["making"]
 
+    def source(self, stage: str) -> str | None:
+        """What a stage was made from, or is being made from; None: it has not begun."""
+        entry = self._record().get(stage, {})
+        return entry.get("made_from", entry.get("making"))
+
     def seconds(self) -> dict[str, float]:
         """Seconds each finished stage took."""
         return {stage: entry["seconds"] for stage, entry in self._record().items() if "seconds" in entry}

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from foundation.errors import UserError
+from trainer.best_checkpoint import best_checkpoint
 from trainer.checkpoint_folder import CheckpointFolder, find_checkpoint
-from trainer.run_directory import RunDirectory
 
 
 def warm_start_source(path: str | None, stage: str) -> CheckpointFolder | None:
@@ -38,11 +38,4 @@ def _of_run(path: Path, stage: str) -> CheckpointFolder | None:
     if not any((path / "checkpoints" / stage).glob("step-*")):
         find_checkpoint(path)  # there is one of another stage at least
         return None
-    best = RunDirectory(path).facts(stage).get("best_step")
-    if best is None:  # its newest would be another when this training is gone on from, which would then begin anew
-        newest = find_checkpoint(path, stage)
-        raise UserError(
-            f"{path}: its {stage} is not trained to its end.",
-            f"Finish it, or name one checkpoint: training.warm_start={newest.path}",
-        )
-    return find_checkpoint(path / "checkpoints" / stage / f"step-{best:08d}", stage)
+    return best_checkpoint(path, stage, "training.warm_start=")

@@ -81,6 +81,10 @@ class SavedRows(ABC):
         """All of them, [n] int64, `rows_at_once` at most, in the order in which their rows are quickly read."""
 
     @abstractmethod
+    def order(self, ids: np.ndarray) -> np.ndarray:
+        """[n] int64: the permutation that brings ids [n] into the order of `ids()`."""
+
+    @abstractmethod
     def holds(self, ids: np.ndarray) -> np.ndarray:
         """[n] bool: which of ids [n] have a row of their own."""
 
@@ -137,6 +141,9 @@ class SavedStaticRows(SavedRows):
                 group.append(stretch)
                 held += len(stretch)
         yield np.concatenate(group)
+
+    def order(self, ids: np.ndarray) -> np.ndarray:
+        return np.lexsort((ids // BUCKETS, ids % BUCKETS))
 
     def holds(self, ids: np.ndarray) -> np.ndarray:
         return (ids >= 0) & (ids < self._size)
@@ -209,6 +216,9 @@ class SavedDynamicRows(SavedRows):
     def ids_of(self, buckets: np.ndarray) -> np.ndarray:
         """[n] int64: those of some buckets, in the order of their hash."""
         return self.in_order[np.isin(buckets_of_hashes(self._hashes), buckets)]
+
+    def order(self, ids: np.ndarray) -> np.ndarray:
+        return np.argsort(id_hashes(ids), kind="stable")
 
     def holds(self, ids: np.ndarray) -> np.ndarray:
         return self._at(ids)[1]
