@@ -223,5 +223,5 @@ def _see_already(out: Path, plan: dict[str, Any]) -> None:
         files = dict(facts["files"])
     if found := difference(facts, {"format": _FORMAT, **plan}):
         raise UserError(f"{out}: vectors are there already, made from something else ({found}).", remedy)
-    check_entries(out, files, remedy)
+    check_entries(out, files, remedy, "vectors")
     say(f"{out}: written already")

@@ -15,9 +15,9 @@ def entries_of(folder: Path) -> dict[str, dict[str, Any]]:
     return {str(file.relative_to(folder)): file_entry(file) for file in sorted(folder.rglob("*")) if file.is_file()}
 
 
-def check_entries(folder: Path, entries: Mapping[str, Any], remedy: str) -> None:
+def check_entries(folder: Path, entries: Mapping[str, Any], remedy: str, what: str = "index") -> None:
     """Raises UserError: a file is missing, or not the one that was written; it is named."""
     for name, entry in entries.items():
         file = folder / name
         if not file.is_file() or file_entry(file) != entry:
-            raise UserError(f"{file}: this part of the index is missing or damaged.", remedy)
+            raise UserError(f"{file}: this part of the {what} is missing or damaged.", remedy)
