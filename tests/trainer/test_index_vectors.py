@@ -102,7 +102,7 @@ def test_two_workers_compute_what_one_process_does_and_an_index_is_built_of_it(h
     assert (code, "written already" in said) == (0, True)
     assert (out / "_vectors.json").stat().st_mtime_ns == before
 
-    code, said = headrace("index", "build", out, index, "--shards", 2)
+    code, said = headrace("index", "build", out, index)
     assert code == 0, said
     source = open_source(out)
     ids, vectors = source.ids(0, 600), np.vstack(list(source.blocks(0, 600)))
