@@ -49,7 +49,7 @@ class FakeRay:
         self.left = most
 
     def init(self, address, **options):
-        assert address == "head:6379"
+        assert address == "auto"
 
     def shutdown(self):
         pass
@@ -121,7 +121,7 @@ def test_a_cluster_computes_the_same_from_what_several_ranks_saved(run, tmp_path
     shutil.rmtree(best.path)
     (tmp_path / "of_three").rename(best.path)
     assert len(list(best.tables.glob("rank-*"))) == 3
-    write_candidate_vectors(run, tmp_path / "out", 2, ray="head:6379")
+    write_candidate_vectors(run, tmp_path / "out", 2, ray="auto")
     assert_the_models(tmp_path / "out", run)
 
 
@@ -136,13 +136,13 @@ def test_what_was_interrupted_goes_on_from_the_pieces_that_are_done(finished_run
     out, work = tmp_path / "out", tmp_path / ".out.building"
     monkeypatch.setitem(sys.modules, "ray", FakeRay(most=2))
     with pytest.raises(KeyboardInterrupt):
-        write_candidate_vectors(finished_run, out, 1, ray="head:6379")
+        write_candidate_vectors(finished_run, out, 1, ray="auto")
     assert not out.exists()
     first, second = (work / f"part-0000{number}.parquet" for number in range(2))
     before = first.stat().st_mtime_ns
     second.write_bytes(second.read_bytes()[:-7])  # what a failing disk may leave
     monkeypatch.setitem(sys.modules, "ray", FakeRay(most=2))
-    write_candidate_vectors(finished_run, out, 1, ray="head:6379")
+    write_candidate_vectors(finished_run, out, 1, ray="auto")
     assert f"{second}: made again" in capsys.readouterr().err
     assert (out / first.name).stat().st_mtime_ns == before
     assert_the_models(out, finished_run)
@@ -154,13 +154,13 @@ def test_one_checkpoint_may_be_named_and_another_is_not_gone_on_with(run, tmp_pa
     steps = sorted((run / "checkpoints" / "retrieval").glob("step-*"))
     assert len(steps) > 1
     out = tmp_path / "out"
-    first = write_candidate_vectors(steps[0], out, ray="head:6379")
+    first = write_candidate_vectors(steps[0], out, ray="auto")
     assert first.step == int(steps[0].name[5:])
     with pytest.raises(UserError, match=rf"made from something else .step: {first.step}, now"):
-        write_candidate_vectors(steps[-1], out, ray="head:6379")
+        write_candidate_vectors(steps[-1], out, ray="auto")
     (out / "part-00001.parquet").write_bytes(b"nothing")
     with pytest.raises(UserError, match=r"part-00001.parquet: this part of the vectors is missing or damaged"):
-        write_candidate_vectors(steps[0], out, ray="head:6379")
+        write_candidate_vectors(steps[0], out, ray="auto")
 
 
 def test_mistakes_are_told_in_a_message_each(headrace, run, tmp_path):
