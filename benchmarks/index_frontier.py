@@ -15,16 +15,17 @@ from benchmarks.interleaved import interleave
 from benchmarks.peers import Peer, PeerMissing
 
 BATCHES = (1, 256)
-_WORTH = 0.8  # recall@100 below which no effort is timed: nobody would serve it
+_WORTH = 0.9  # recall@100 below which no effort is timed: nobody would serve it
 
 
 @dataclass(frozen=True)
 class Rounds:
-    """of_batches: rounds. singles: queries one by one in a round of batch 1. exact_singles: the same of exact search,
-    which takes a hundred times as long."""
+    """of_batches: rounds. batches: of a turn, one after the other. singles: queries of a turn at batch 1.
+    exact_singles: the same of exact search, which takes a hundred times as long."""
 
-    of_batches: int = 15
-    warmup: int = 2
+    of_batches: int = 9
+    warmup: int = 1
+    batches: int = 3
     singles: int = 50
     exact_singles: int = 2
 
@@ -127,7 +128,8 @@ def timed(
         turns, counts = {}, {}
         for (name, effort), (contender, peer) in asked.items():
             exact = contender.family in EXACT
-            count = 1 if batch > 1 else rounds.exact_singles if exact else rounds.singles
+            singles, batches = (rounds.exact_singles, 1) if exact else (rounds.singles, rounds.batches)
+            count = batches if batch > 1 else singles
             counts[name, effort] = count
             question = {"effort": list(effort), "batch": batch, "count": count}
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from foundation.errors import UserError, damaged, first_line
 from foundation.files import atomic_directory, read_json
+from foundation.memory import use_huge_pages
 from foundation.quiet import native_stderr_hidden
 from retrieval.index.basis import Basis
 from retrieval.index.exact import padded
@@ -46,6 +47,8 @@ class Searcher:
         self.native, self.dim, self.setting, self.basis = native, dim, setting, basis
         self.threads = usable_cores() if threads is None else threads
         native.set_num_threads(self.threads)
+        if self.size * dim >= _LARGE:
+            use_huge_pages()
 
     @classmethod
     def build_exact(cls, vectors: np.ndarray, threads: int | None = None) -> Searcher:
@@ -184,6 +187,7 @@ class Searcher:
 
 
 LEARNED_FROM = 50_000  # vectors, of a basis
+_LARGE = 1 << 23  # numbers, of vectors that are worth huge pages
 _QUERIES_AT_ONCE = 256  # by one thread: more of them gain nothing and fill its cache
 
 
