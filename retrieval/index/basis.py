@@ -27,6 +27,9 @@ _DISTORTION = {1: 0.0095, 2: 0.107}
 _SHARED = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # codes that may be tried for the dimensions that share
 _EFFICIENCY = 0.6  # of the bits of leaves and of shared codes, beside those of ideal codes
 _SEED = 0
+# Products of so many multiplications OpenBLAS leaves to the thread that asks: its others would still be spinning when
+# ScaNN's begin.
+_BY_ONE_THREAD = 200_000
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,10 @@ class Basis:
 
     def of_queries(self, queries: np.ndarray) -> np.ndarray:
         """[Q, D] -> [Q, E] float32, by way of float64, so that another library comes to the same bits."""
-        turned: np.ndarray = (queries.astype(np.float64) @ self.queries.T).astype(np.float32)
+        turned = np.empty((len(queries), self.dim), np.float32)
+        rows = max(_BY_ONE_THREAD // self.queries.size, 1)
+        for start in range(0, len(queries), rows):
+            turned[start : start + rows] = queries[start : start + rows].astype(np.float64) @ self.queries.T
         return turned
 
     @classmethod
