@@ -15,6 +15,7 @@ from benchmarks.interleaved import interleave
 from benchmarks.peers import Peer, PeerMissing
 
 BATCHES = (1, 256)
+RECALL = 0.95  # @100, that rates are compared at
 _WORTH = 0.9  # recall@100 below which no effort is timed: nobody would serve it
 
 
@@ -86,7 +87,11 @@ def measure(data: VectorSet, contenders: Sequence[Contender], rounds: Rounds, fo
         recalls: dict[tuple[str, tuple[int, ...]], dict[int, float]] = {}
         for name, (contender, peer) in list(alive.items()):
             try:
-                recalls |= {(name, effort): found for effort, found in _recalls(data, contender, peer, folder)}
+                found = dict(_recalls(data, contender, peer, folder))
+                recalls |= {(name, effort): recall for effort, recall in found.items() if recall[K] >= _WORTH}
+                if not any(recall[K] >= RECALL for recall in found.values()):
+                    most = max(found, key=lambda effort: found[effort][K])
+                    notes.append(f"{data.name}: {name}: recall@100 is {found[most][K]:.4f} at most, at {list(most)}")
             except PeerMissing as reason:
                 notes.append(f"{data.name}: {name}: {reason.message}")
                 del alive[name]
@@ -99,7 +104,7 @@ def measure(data: VectorSet, contenders: Sequence[Contender], rounds: Rounds, fo
 def _recalls(
     data: VectorSet, contender: Contender, peer: Peer, folder: Path
 ) -> Iterable[tuple[tuple[int, ...], dict[int, float]]]:
-    """(effort, recall@10 and @100) of those efforts that are worth timing."""
+    """(effort, recall@10 and @100)."""
     wanted, file = data.neighbours(), folder / "found.npy"
     count = min(JUDGED, len(wanted))
     if contender.family in EXACT:
@@ -107,9 +112,7 @@ def _recalls(
     for effort in contender.efforts:
         peer.ask({"neighbours": str(file), "effort": list(effort), "count": count})
         found = np.load(file, allow_pickle=False)
-        recall = {k: _shared(found[:, :k], wanted[:count, :k]) for k in (10, K)}
-        if recall[K] >= _WORTH:
-            yield effort, recall
+        yield effort, {k: _shared(found[:, :k], wanted[:count, :k]) for k in (10, K)}
 
 
 def _shared(found: np.ndarray, wanted: np.ndarray) -> float:

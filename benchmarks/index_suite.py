@@ -12,14 +12,12 @@ from rich.table import Table
 
 from benchmarks.index_contenders import EXACT, OURS, PEERS, Contender, exact, ours, peers
 from benchmarks.index_data import K, VectorSet, clustered, data_folder, tower
-from benchmarks.index_frontier import BATCHES, Measured, Point, Rounds, fastest, frontier, measure
+from benchmarks.index_frontier import BATCHES, RECALL, Measured, Point, Rounds, fastest, frontier, measure
 from benchmarks.index_sharding import add_sharding
 from benchmarks.machine import describe
 from benchmarks.report import Curves, Frontiers, Report
 from foundation.errors import UserError, nearest
 from foundation.progress import progress
-
-RECALL = 0.95  # @100, that rates are compared at
 
 _WORLD = {"users": 200_000, "items": 1_000_000, "impressions": 4_000_000, "no_repeat": 20}
 _SMALL_WORLD = {"users": 500, "items": 2_000, "days": 5, "impressions": 20_000, "no_repeat": 10}
