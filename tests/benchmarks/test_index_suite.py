@@ -85,7 +85,7 @@ def test_a_set_is_a_function_of_its_recipe_and_is_made_once(tmp_path, monkeypatc
 
 def test_a_contenders_name_tells_its_builds_apart():
     settings = [{"leaves": share, "anisotropic_threshold": 0.2} for share in (1.0, 2.0)]
-    contenders = [*ours(10_000, settings, quick=True), *peers(10_000, 64, quick=False)]
+    contenders = [*ours(10_000, 64, settings, quick=True), *peers(10_000, 64, quick=False)]
     assert len({contender.name for contender in contenders}) == len(contenders)
     assert [contender.build["leaves"] for contender in contenders[:2]] == [100, 200]
 
