@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -41,15 +42,15 @@ class ScannTree:
         self._searcher, self._setting, self._effort = Searcher, TreeSetting, Effort
 
     def build(self, source: str, asked: dict[str, Any], file: str) -> None:
-        from retrieval.index.sharded.build import learned_basis
         from retrieval.index.sharded.shard import Range, build_shard
+        from retrieval.index.sharded.trained import train
         from retrieval.index.sources.source import open_source
 
-        opened, setting, basis = open_source(source), self._setting(**asked), None
-        if setting.codes is not None:
-            queries = np.load(Path(source) / "queries.npy", allow_pickle=False)
-            basis = learned_basis(opened, setting.codes, setting.leaves, queries[_JUDGED:], seed=0)
-        build_shard(opened, Range(0, opened.size), setting, Path(file), 0, basis)
+        opened, setting = open_source(source), self._setting(**asked).fitted(open_source(source).size)
+        queries = np.load(Path(source) / "queries.npy", allow_pickle=False)[_JUDGED:]
+        with tempfile.TemporaryDirectory(dir=Path(file).parent) as trained:
+            train(opened, setting, queries if len(queries) else None, Path(trained) / "tree", seed=0)
+            build_shard(opened, Range(0, opened.size), setting, Path(file), Path(trained) / "tree")
 
     def load(self, file: str, vectors: np.ndarray, asked: dict[str, Any]) -> None:
         self._index = self._searcher.load(file)

@@ -83,7 +83,7 @@ def build(
 
     config, opened = _config(overrides), open_source(source)
     size = opened.size
-    setting, target = _setting(config, size, min(shards, size), tuned)
+    setting, target = _setting(config, size, tuned)
     asked = None if queries is None else read_queries(queries, _QUERIES, seed)
     if setting is not None and asked is not None and tuned is None and config.codes == "measured":
         see_queries(opened, asked)
@@ -212,24 +212,23 @@ def _config(overrides: list[str] | None) -> IndexConfig:
     return validated(IndexConfig, document.get("index", {}), "--set", "index's options")
 
 
-def _setting(config: IndexConfig, size: int, shards: int, tuned: Path | None) -> tuple[TreeSetting | None, float]:
-    """(each shard's tree, None where every vector is searched; the recall wanted)."""
+def _setting(config: IndexConfig, size: int, tuned: Path | None) -> tuple[TreeSetting | None, float]:
+    """(the tree, None where every vector is searched; the recall wanted)."""
     from retrieval.index.index import setting_of
     from retrieval.index.tuner.frontier import read_chosen
 
-    each = -(-size // shards)
     if tuned is not None:
         setting, of, target = read_chosen(tuned)
         if setting is None:
             return None, target
-        leaves = max(round(setting.leaves * (each / of) ** 0.5), 1)
-        return replace(setting, leaves=leaves, leaves_to_search=leaves).fitted(each), target
+        leaves = max(round(setting.leaves * (size / of) ** 0.5), 1)
+        return replace(setting, leaves=leaves, leaves_to_search=leaves).fitted(size), target
     if config.brute_force_below == "measured":
         raise UserError(
             "--set index.brute_force_below=measured: to measure is what `headrace index tune` is for.",
             "Tune, and build with --tuned FILE.",
         )
-    return (None if size < int(config.brute_force_below) else setting_of(config, each)), config.target_recall
+    return (None if size < int(config.brute_force_below) else setting_of(config, size)), config.target_recall
 
 
 def _as_overrides(setting: TreeSetting | None) -> list[str]:

@@ -14,22 +14,19 @@ import numpy as np
 from foundation.errors import UserError
 from foundation.files import write_json
 from foundation.progress import progress, say
-from retrieval.index.basis import FILE as BASIS
-from retrieval.index.basis import Basis, not_judged
-from retrieval.index.searcher import LEARNED_FROM, Searcher
-from retrieval.index.setting import TreeSetting
+from retrieval.index.searcher import Searcher
+from retrieval.index.setting import CODES, TreeSetting
 from retrieval.index.sharded.distinct import refuse_repeated_ids
 from retrieval.index.sharded.effort import total_effort
 from retrieval.index.sharded.index import ShardedFacts, ShardedIndex, write_sharded_manifest
 from retrieval.index.sharded.shard import Range, ranges_of
-from retrieval.index.sources.queries import source_rows
+from retrieval.index.sharded.trained import JUDGING, train
 from retrieval.index.sources.source import Source, open_source
 from retrieval.index.workers.do import do_tasks
 from retrieval.index.workers.program import Program, Task
 from retrieval.index.workers.unfinished import difference, unfinished
 
-DISTINCT = "distinct.json"
-SAMPLED_QUERIES = 256
+DISTINCT, TREE = "distinct.json", "tree"
 _PROGRAM = Program(
     "retrieval.index.sharded.worker", tasks_each=1, remedy="If memory ran out: more shards, or fewer workers."
 )
@@ -49,10 +46,11 @@ def build_sharded(
     """Builds an index of `shards` contiguous ranges of the source's rows; `out` appears by one rename, once all is
     there.
 
-    setting: of the tree over each shard; None: exact. queries: [Q, D] as will be asked (default: a sample of the
-    vectors stands in). target_recall: the least effort that reaches it is measured on the first of them and kept as the
-    index's; None: the setting's own effort. A setting with `codes` has its basis learned from the others of them.
-    workers: processes of this machine, or, with `ray` (a cluster's address), tasks there.
+    setting: of the tree that is trained once and that each shard holds its own vectors in; None: exact. queries: [Q, D]
+    as will be asked (default: a sample of the vectors stands in). target_recall: the least effort that reaches it is
+    measured on the first of them and kept as the index's; None: the setting's own effort. A setting with `codes` has
+    its basis learned from the others of them. workers: processes of this machine, or, with `ray` (a cluster's address),
+    tasks there.
 
     Until then the work lies in `.OUT.building` beside `out`, each shard committed by a rename of its own: the same call
     goes on from there, after an error, a Ctrl-C or a kill. Where `out` was made from the same, nothing is done.
@@ -63,17 +61,18 @@ def build_sharded(
     """
     opened, out = open_source(source), Path(out)
     see_queries(opened, queries)
-    shards = min(shards, opened.size)
+    shards, setting = min(shards, opened.size), None if setting is None else setting.fitted(opened.size)
     plan = _plan(opened, setting, shards, target_recall, queries, seed)
     if out.exists():
         return _already(out, plan)
     with unfinished(out, plan) as work:
         ranges = ranges_of(opened.size, shards)
         _see_distinct(opened, ranges, work)
-        if setting is not None and setting.codes is not None and not (work / BASIS).exists():
-            learned_basis(opened, setting.codes, setting.leaves, queries, seed).save(work)
+        if setting is not None and not (work / TREE).exists() and any(rows.size >= CODES for rows in ranges):
+            say(f"training a tree of {setting.leaves:,} leaves")
+            train(opened, setting, queries, work / TREE, seed)
         names = [f"shard-{number:05d}" for number in range(shards)]
-        _build_missing(opened, setting, dict(zip(names, ranges, strict=True)), work, workers, seed, ray)
+        _build_missing(opened, setting, dict(zip(names, ranges, strict=True)), work, workers, ray)
         facts = ShardedFacts(
             opened.size, opened.dim, tuple(names), setting, None if setting is None else setting.effort, 1.0, 0, plan
         )
@@ -81,7 +80,7 @@ def build_sharded(
             facts = _tuned(opened, work, facts, target_recall, queries, seed)
         write_sharded_manifest(work, facts)
         (work / DISTINCT).unlink()
-        (work / BASIS).unlink(missing_ok=True)
+        shutil.rmtree(work / TREE, ignore_errors=True)
     return facts
 
 
@@ -131,14 +130,6 @@ def _already(out: Path, plan: dict[str, Any]) -> ShardedFacts:
     return facts
 
 
-def learned_basis(source: Source, codes: int, leaves: int, queries: np.ndarray | None, seed: int) -> Basis:
-    """Of a sample of a source's vectors and of queries [Q, D], of which the first few hundred are left for judging."""
-    rows = np.random.default_rng(seed).permutation(source.size)[:LEARNED_FROM]
-    vectors = source_rows(source.path, np.sort(rows))
-    asked = vectors if queries is None else not_judged(queries, SAMPLED_QUERIES)
-    return Basis.learned(vectors, asked, codes, leaves)
-
-
 def _see_distinct(source: Source, ranges: Sequence[Range], work: Path) -> None:
     if (work / DISTINCT).exists():
         return
@@ -156,7 +147,6 @@ def _build_missing(
     shards: dict[str, Range],
     work: Path,
     workers: int,
-    seed: int,
     ray: str | None,
 ) -> None:
     tasks: list[Task] = []
@@ -176,8 +166,7 @@ def _build_missing(
                 "stop": rows.stop,
                 "setting": None if setting is None else asdict(setting),
                 "makes": str(folder.absolute()),
-                "seed": seed,
-                "basis": str(work.absolute()) if (work / BASIS).exists() else None,
+                "trained": str((work / TREE).absolute()) if (work / TREE).exists() else None,
             }
         )
     with progress(
@@ -205,5 +194,5 @@ def _tuned(
 
 def _some_vectors(source: Source, seed: int) -> np.ndarray:
     """A sample of the source's vectors, as stand-ins for queries."""
-    rows = np.sort(np.random.default_rng(seed).permutation(source.size)[:SAMPLED_QUERIES])
+    rows = np.sort(np.random.default_rng(seed).permutation(source.size)[:JUDGING])
     return np.vstack([next(source.blocks(int(row), int(row) + 1)) for row in rows])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from retrieval.index.basis import Basis
 from retrieval.index.setting import TreeSetting
 from retrieval.index.sharded.shard import Range, build_shard
 from retrieval.index.sources.source import open_source
@@ -12,12 +11,12 @@ from retrieval.index.workers.program import Task, serve
 
 
 def perform(task: Task) -> None:
-    """Builds the shard that a task names: source, start, stop, setting, seed, a basis' folder or None, makes (its
+    """Builds the shard that a task names: source, start, stop, setting, trained (a folder, or None), makes (its
     folder)."""
     setting = None if task["setting"] is None else TreeSetting(**task["setting"])
     rows = Range(task["start"], task["stop"])
-    basis = None if task["basis"] is None else Basis.load(Path(task["basis"]), "Build the index again.")
-    build_shard(open_source(task["source"]), rows, setting, Path(task["makes"]), task["seed"], basis)
+    trained = None if task["trained"] is None else Path(task["trained"])
+    build_shard(open_source(task["source"]), rows, setting, Path(task["makes"]), trained)
 
 
 if __name__ == "__main__":
