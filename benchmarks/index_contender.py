@@ -136,6 +136,28 @@ class FaissIvfPq:
         return found
 
 
+class FaissIvfFlat(FaissIvfPq):
+    """IVF over the vectors themselves. build: "lists". effort: [lists probed, threads]."""
+
+    def build(self, source: str, asked: dict[str, Any], file: str) -> None:
+        vectors = _vectors_of(source)
+        self._index = self._faiss.index_factory(
+            vectors.shape[1], f"IVF{asked['lists']},Flat", self._faiss.METRIC_INNER_PRODUCT
+        )
+        self._index.train(vectors)
+        self._index.add(vectors)
+        self._faiss.write_index(self._index, file)
+
+    def load(self, file: str, vectors: np.ndarray, asked: dict[str, Any]) -> None:
+        self._index = self._faiss.read_index(file)
+
+    def search(self, queries: np.ndarray, effort: list[int]) -> np.ndarray:
+        self._faiss.omp_set_num_threads(effort[1])
+        self._index.nprobe = effort[0]
+        found: np.ndarray = self._index.search(queries, K)[1]
+        return found
+
+
 class FaissHnsw:
     """build: "links", "effort" (efConstruction). effort: [efSearch]."""
 
@@ -189,13 +211,35 @@ class Hnswlib:
         return self._index.knn_query(queries, K)[0].astype(np.int64)
 
 
+class HnswlibReduced(Hnswlib):
+    """The same, of the inner product reduced to L2 by one more dimension (Bachrach et al., RecSys 2014)."""
+
+    def build(self, source: str, asked: dict[str, Any], file: str) -> None:
+        vectors = _vectors_of(source)
+        squares = np.square(vectors).sum(axis=1, keepdims=True)
+        self._index = self._hnswlib.Index("l2", vectors.shape[1] + 1)
+        self._index.init_index(len(vectors), M=asked["links"], ef_construction=asked["effort"])
+        self._index.add_items(np.hstack([vectors, np.sqrt(squares.max() - squares)]), num_threads=_THREADS)
+        self._index.save_index(file)
+
+    def load(self, file: str, vectors: np.ndarray, asked: dict[str, Any]) -> None:
+        self._index = self._hnswlib.Index("l2", vectors.shape[1] + 1)
+        self._index.load_index(file)
+        self._index.set_num_threads(_THREADS)
+
+    def search(self, queries: np.ndarray, effort: list[int]) -> np.ndarray:
+        return super().search(np.pad(queries, ((0, 0), (0, 1))), effort)
+
+
 KINDS: dict[str, type[Any]] = {
     "scann": ScannTree,
     "scann_exact": ScannExact,
     "blas": ExactBlas,
     "tensorflow": ExactTensorFlow,
     "faiss_ivfpq": FaissIvfPq,
+    "faiss_ivfflat": FaissIvfFlat,
     "faiss_hnsw": FaissHnsw,
+    "hnswlib_l2": HnswlibReduced,
     "hnswlib": Hnswlib,
 }
 

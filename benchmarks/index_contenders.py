@@ -15,7 +15,8 @@ from benchmarks.peers import Peer, peers_command
 from foundation.files import write_json
 
 PROGRAM = Path(__file__).with_name("index_contender.py")
-OURS, EXACT, PEERS = "headrace", ("blas", "tensorflow"), ("faiss_ivfpq", "faiss_hnsw", "hnswlib")
+OURS, EXACT = "headrace", ("blas", "tensorflow")
+PEERS = ("faiss_ivfpq", "faiss_ivfflat", "faiss_hnsw", "hnswlib", "hnswlib_l2")
 _OF_PEERS = frozenset(PEERS)
 
 
@@ -102,7 +103,15 @@ def peers(size: int, dim: int, quick: bool) -> list[Contender]:
         )
         for count in lists
     ]
-    for kind in ("faiss_hnsw", "hnswlib"):
+    found += [
+        Contender(
+            "faiss_ivfflat",
+            {"kind": "faiss_ivfflat", "lists": count},
+            tuple((probe, thread) for probe in probed for thread in threads),
+        )
+        for count in lists
+    ]
+    for kind in ("faiss_hnsw", "hnswlib", "hnswlib_l2"):
         for number, effort in links:
             build = {"kind": kind, "links": number, "effort": effort}
             found.append(Contender(kind, build, tuple((width,) for width in wide)))

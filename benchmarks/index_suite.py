@@ -89,7 +89,7 @@ class _Arena:
 
     def contenders(self, data: VectorSet, hnsw: bool = True) -> list[Contender]:
         size, dim = data.shape()
-        others = [one for one in peers(size, dim, self.quick) if hnsw or one.family == "faiss_ivfpq"]
+        others = [one for one in peers(size, dim, self.quick) if hnsw or one.family.startswith("faiss_ivf")]
         return [*ours(size, dim, self.sizes.settings, self.quick), *exact(size), *others]
 
     def measured(self, data: VectorSet, contenders: Sequence[Contender]) -> Measured:
@@ -245,7 +245,8 @@ def _protocol(sizes: Sizes, quick: bool) -> dict[str, Any]:
         "builds": "headrace: "
         + "; ".join(map(str, sizes.settings))
         + "; faiss IVF,PQx4fs,RFlat: 1 and 2 x sqrt(N) lists, "
-        "4 bits for 2 dimensions; HNSW: M 16 and 32, efConstruction 200",
+        "4 bits for 2 dimensions; IVF,Flat likewise; HNSW: M 16 and 32, efConstruction 200; hnswlib_l2: the inner "
+        "product reduced to L2 (Bachrach et al. 2014)",
         "data": str(data_folder()),
         "quick": quick,
     }
