@@ -46,7 +46,8 @@ class ScannTree:
         from retrieval.index.sharded.trained import train
         from retrieval.index.sources.source import open_source
 
-        opened, setting = open_source(source), self._setting(**asked).fitted(open_source(source).size)
+        opened = open_source(source)
+        setting = self._setting(**asked).fitted(opened.size)
         queries = np.load(Path(source) / "queries.npy", allow_pickle=False)[_JUDGED:]
         with tempfile.TemporaryDirectory(dir=Path(file).parent) as trained:
             train(opened, setting, queries if len(queries) else None, Path(trained) / "tree", seed=0)

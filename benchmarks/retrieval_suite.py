@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,30 +106,31 @@ def measure(sizes: Sizes, is_quick: bool) -> Report:
     ablation = Table("log", "default model", METRIC, f"adds to {METRIC}", title="retrieval: what each option adds")
     besides = Table("log", "", *LEAVE_ONE_OUT_METRICS, title="retrieval, leave-one-out: beside published figures")
     report = Report("retrieval", _protocol(sizes, is_quick), describe(), main, more_tables=[ablation, besides])
-    for log in sizes.logs:
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                dataset = log.write(Path(folder) / "dataset")
-            except UserError as absent:
-                report.notes.append(str(absent))
-                continue
-            problem = Problem(dataset, Path(folder) / "temporal", sizes.evaluation)
-            _Log(report, sizes, log.name, problem).judge()
-    for log in sizes.leave_one_out:
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                dataset = log.write(Path(folder) / "dataset")
-            except UserError as absent:
-                report.notes.append(str(absent))
-                continue
-            judged = judge_leave_one_out(dataset, Path(folder), {**sizes.sasrec, **log.every_event}, SEED)
-            _add_leave_one_out(report, log.name, judged)
+    for log, dataset, folder in _written(sizes.logs, report):
+        problem = Problem(dataset, folder / "temporal", sizes.evaluation)
+        _Log(report, sizes, log.name, problem).judge()
+    for log, dataset, folder in _written(sizes.leave_one_out, report):
+        judged = judge_leave_one_out(dataset, folder, {**sizes.sasrec, **log.every_event}, SEED)
+        _add_leave_one_out(report, log.name, judged)
     if not report.metrics:
         raise UserError("retrieval: none of the logs is on this machine.", " ".join(report.notes))
     wins = [value >= 0 for name, value in report.metrics.items() if name.endswith("lead_over_best_baseline")]
     if wins:
         report.metrics["logs_won"], report.metrics["logs_judged"] = float(sum(wins)), float(len(wins))
     return report
+
+
+def _written(logs: Sequence[LogSet], report: Report) -> Iterator[tuple[LogSet, Path, Path]]:
+    """Each log, its dataset and a folder for what is made of it, gone when the next is asked for; one that is not on
+    this machine is noted."""
+    for log in logs:
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                dataset = log.write(Path(folder) / "dataset")
+            except UserError as absent:
+                report.notes.append(str(absent))
+                continue
+            yield log, dataset, Path(folder)
 
 
 def _protocol(sizes: Sizes, is_quick: bool) -> dict[str, object]:

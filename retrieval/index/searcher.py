@@ -47,8 +47,6 @@ class Searcher:
         self.native, self.dim, self.setting, self.basis = native, dim, setting, basis
         self.threads = usable_cores() if threads is None else threads
         native.set_num_threads(self.threads)
-        if self.size * dim >= _LARGE:
-            use_huge_pages()
 
     @classmethod
     def build_exact(cls, vectors: np.ndarray, threads: int | None = None) -> Searcher:
@@ -168,8 +166,11 @@ class Searcher:
           UserError: it is missing, or a file of it is missing or not the one that was written.
         """
         folder = Path(folder)
-        _, dim, setting = cls.check(folder)
-        return cls(load_native(folder / SCANN), dim, setting, threads, basis_of(folder, setting))
+        size, dim, setting = cls.check(folder)
+        native = load_native(folder / SCANN)
+        if size * dim >= _LARGE:
+            use_huge_pages()
+        return cls(native, dim, setting, threads, basis_of(folder, setting))
 
     @staticmethod
     def check(folder: Path) -> tuple[int, int, TreeSetting | None]:
@@ -213,7 +214,10 @@ def _native_of(vectors: np.ndarray, config: str, threads: int | None) -> Any:
     if not vectors.size:
         raise UserError("the index: there is no vector to index.", "Give at least one.")
     with native_stderr_hidden():
-        return scann_numpy()(vectors, config, threads or usable_cores())
+        native = scann_numpy()(vectors, config, threads or usable_cores())
+    if vectors.size >= _LARGE:
+        use_huge_pages()
+    return native
 
 
 def load_native(folder: Path) -> Any:

@@ -12,11 +12,11 @@ from retrieval.index.searcher import Searcher
 from retrieval.index.setting import Effort, TreeSetting
 from retrieval.index.sharded.index import merged
 from retrieval.index.sharded.shard import IDS
+from retrieval.index.sharded.trained import JUDGING
 from retrieval.index.sources.source import Source, items_of
 from retrieval.index.tuner.measure import efforts
 
 NEIGHBOURS = 100  # that recall is measured at
-_QUERIES = 256
 _STEP = 1.3  # from one number of leaves to the next that is tried
 
 
@@ -27,7 +27,7 @@ def total_effort(
 
     queries: [Q, D]; the first few hundred are used. All leaves where even they fall short.
     """
-    queries = np.ascontiguousarray(queries[:_QUERIES], np.float32)
+    queries = np.ascontiguousarray(queries[:JUDGING], np.float32)
     k = min(NEIGHBOURS, source.size)
     wanted = exact_ids(source, queries, k)
     ladder = leaves_ladder(setting.leaves)
