@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,13 @@ _OF_PEERS = frozenset(PEERS)
 @dataclass(frozen=True)
 class Contender:
     """One built index, or one that needs no building (build has its "kind" alone). efforts: each as `index_contender`
-    takes it."""
+    takes it, the greatest last. finding: how many of an effort's numbers, the first ones, decide what is found; None:
+    all; the others how fast."""
 
     family: str
     build: dict[str, Any]
     efforts: tuple[tuple[int, ...], ...]
+    finding: int | None = None
 
     @property
     def name(self) -> str:
@@ -87,10 +89,10 @@ def ours(size: int, dim: int, settings: Sequence[dict[str, Any]], quick: bool) -
     return found
 
 
-def peers(size: int, dim: int, quick: bool) -> list[Contender]:
-    """Each with the parameters that its documentation names first, on both sides of its default."""
+def peers(size: int, dim: int, graphs: Mapping[str, Sequence[tuple[int, int]]], quick: bool) -> list[Contender]:
+    """Each with the parameters that its documentation names first, on both sides of its default. graphs: of HNSW, by
+    kind, (links, width while building) of each."""
     lists: Sequence[int] = (16,) if quick else (round(size**0.5), round(2 * size**0.5))
-    links: Sequence[tuple[int, int]] = ((8, 40),) if quick else ((16, 200), (32, 200))
     wide: Sequence[int] = (100, 200) if quick else _WIDE
     threads = sorted({1, cores()})
     probed = (4, 16) if quick else _PROBED
@@ -100,6 +102,7 @@ def peers(size: int, dim: int, quick: bool) -> list[Contender]:
             "faiss_ivfpq",
             {"kind": "faiss_ivfpq", "lists": count, "codes": dim // 2},
             tuple((probe, refine, thread) for probe in probed for refine in refined for thread in threads),
+            finding=2,
         )
         for count in lists
     ]
@@ -108,11 +111,12 @@ def peers(size: int, dim: int, quick: bool) -> list[Contender]:
             "faiss_ivfflat",
             {"kind": "faiss_ivfflat", "lists": count},
             tuple((probe, thread) for probe in probed for thread in threads),
+            finding=1,
         )
         for count in lists
     ]
-    for kind in ("faiss_hnsw", "hnswlib", "hnswlib_l2"):
-        for number, effort in links:
+    for kind, builds in graphs.items():
+        for number, effort in ((8, 40),) if quick else builds:
             build = {"kind": kind, "links": number, "effort": effort}
             found.append(Contender(kind, build, tuple((width,) for width in wide)))
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from benchmarks.peers import Peer, PeerMissing
 BATCHES = (1, 256)
 RECALL = 0.95  # @100, that rates are compared at
 _WORTH = 0.9  # recall@100 below which no effort is timed: nobody would serve it
+_FAR = 1.5  # times as fast at no less recall, seen once: an effort of that index is not timed any more
 
 
 @dataclass(frozen=True)
@@ -95,24 +96,37 @@ def measure(data: VectorSet, contenders: Sequence[Contender], rounds: Rounds, fo
             except PeerMissing as reason:
                 notes.append(f"{data.name}: {name}: {reason.message}")
                 del alive[name]
-        rates, ended = timed({key: alive[key[0]] for key in recalls if key[0] in alive}, rounds)
-        notes.extend(f"{data.name}: {name}: {reason}" for name, reason in ended.items())
-    points = [Point(alive[key[0]][0], key[1], recalls[key], found) for key, found in rates.items()]
+        points: list[Point] = []
+        asked = {key: alive[key[0]] for key in recalls if key[0] in alive}
+        for each in (replace(rounds, of_batches=1), rounds):
+            rates, ended = timed(asked, each)
+            notes.extend(f"{data.name}: {name}: {reason}" for name, reason in ended.items())
+            points = [Point(asked[key][0], key[1], recalls[key], found) for key, found in rates.items()]
+            asked = {
+                (point.contender.name, point.effort): asked[point.contender.name, point.effort]
+                for point in near(points)
+            }
     return Measured(tuple(points), tuple(built), tuple(notes), facts)
 
 
 def _recalls(
     data: VectorSet, contender: Contender, peer: Peer, folder: Path
 ) -> Iterable[tuple[tuple[int, ...], dict[int, float]]]:
-    """(effort, recall@10 and @100)."""
+    """(effort, recall@10 and @100), the greatest effort first; the others only where it finds enough to be served."""
     wanted, file = data.neighbours(), folder / "found.npy"
     count = min(JUDGED, len(wanted))
     if contender.family in EXACT:
         count = min(count, 64)
-    for effort in contender.efforts:
-        peer.ask({"neighbours": str(file), "effort": list(effort), "count": count})
-        found = np.load(file, allow_pickle=False)
-        yield effort, {k: _shared(found[:, :k], wanted[:count, :k]) for k in (10, K)}
+    known: dict[tuple[int, ...], dict[int, float]] = {}
+    for effort in reversed(contender.efforts):
+        deciding = effort[: contender.finding]
+        if deciding not in known:
+            peer.ask({"neighbours": str(file), "effort": list(effort), "count": count})
+            found = np.load(file, allow_pickle=False)
+            known[deciding] = {k: _shared(found[:, :k], wanted[:count, :k]) for k in (10, K)}
+        yield effort, known[deciding]
+        if len(known) == 1 and known[deciding][K] < _WORTH:
+            return
 
 
 def _shared(found: np.ndarray, wanted: np.ndarray) -> float:
@@ -151,6 +165,20 @@ def timed(
         for name, effort in asked:
             rates[name, effort][batch] = batch * counts[name, effort] / times[f"{name}\n{effort}"].median
     return {key: found for key, found in rates.items() if key[0] not in ended}, ended
+
+
+def near(points: Sequence[Point]) -> list[Point]:
+    """Those that, at some size of batch, no other of their family with no less recall is `_FAR` times as fast as."""
+
+    def beaten(point: Point, batch: int) -> bool:
+        return any(
+            other.family == point.family
+            and other.recall[K] >= point.recall[K]
+            and other.rates[batch] > _FAR * point.rates[batch]
+            for other in points
+        )
+
+    return [point for point in points if not all(beaten(point, batch) for batch in point.rates)]
 
 
 def frontier(points: Iterable[Point], batch: int, k: int = K) -> list[Point]:

@@ -12,7 +12,7 @@ import pytest
 from benchmarks.index_contenders import OURS, Contender, ours, peers
 from benchmarks.index_data import FOLDER, K, clustered, data_folder
 from benchmarks.index_exact import exact_search
-from benchmarks.index_frontier import Point, Rounds, fastest, frontier, timed
+from benchmarks.index_frontier import Point, Rounds, fastest, frontier, near, timed
 from benchmarks.index_suite import run
 from benchmarks.peers import PYTHON, PeerMissing
 from foundation.errors import UserError
@@ -84,8 +84,9 @@ def test_a_set_is_a_function_of_its_recipe_and_is_made_once(tmp_path, monkeypatc
 
 
 def test_a_contenders_name_tells_its_builds_apart():
+    graphs = {"hnswlib": ((8, 100), (16, 200)), "faiss_hnsw": ((16, 200),)}
     settings = [{"leaves": share, "anisotropic_threshold": 0.2} for share in (1.0, 2.0)]
-    contenders = [*ours(10_000, 64, settings, quick=True), *peers(10_000, 64, quick=False)]
+    contenders = [*ours(10_000, 64, settings, quick=True), *peers(10_000, 64, graphs, quick=False)]
     assert len({contender.name for contender in contenders}) == len(contenders)
     assert [contender.build["leaves"] for contender in contenders[:2]] == [100, 200]
 
@@ -120,3 +121,10 @@ def test_a_frontier_holds_what_nothing_beats_in_both():
     assert frontier([beaten, best, good, fast], 1) == [fast, good, best]
     assert fastest([fast, good, beaten, best], 1, 0.95) is good
     assert fastest([fast, good], 1, 0.96) is None
+
+
+def test_an_effort_is_not_timed_further_where_its_family_does_the_same_far_faster():
+    fast, slow, good = _point(90, 0.95), _point(50, 0.95), _point(40, 0.99)
+    other = Point(Contender("hnswlib", {"kind": "hnswlib"}, ()), (), {K: 0.94}, {1: 9})
+    assert near([slow, fast, other, good]) == [fast, other, good]
+    assert near([slow, _point(60, 0.96)]) == [slow, _point(60, 0.96)]  # not far
