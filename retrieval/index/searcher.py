@@ -15,6 +15,7 @@ from foundation.files import atomic_directory, read_json
 from foundation.memory import use_huge_pages
 from foundation.quiet import native_stderr_hidden
 from retrieval.index.basis import Basis
+from retrieval.index.checks import checked_queries
 from retrieval.index.exact import padded
 from retrieval.index.native import scann_numpy
 from retrieval.index.parts import check_entries, entries_of
@@ -110,9 +111,9 @@ class Searcher:
         found.
 
         Raises:
-          UserError: queries of another dimension, or not finite.
+          UserError: queries of another dimension, or not finite; k below 1.
         """
-        queries = self._checked(queries)
+        queries = checked_queries(queries, k, self.dim)
         if self.basis is not None:
             queries = self.basis.of_queries(queries)
         wanted = min(k, self.size)
@@ -132,18 +133,6 @@ class Searcher:
         if missing.any():
             rows[missing], scores[missing] = -1, -np.inf
         return padded(rows, scores, k)
-
-    def _checked(self, queries: np.ndarray) -> np.ndarray:
-        queries = np.ascontiguousarray(queries, dtype=np.float32)
-        if queries.ndim != 2 or queries.shape[1] != self.dim:
-            raise UserError(
-                f"the index: queries of shape {list(queries.shape)} were given, [any, {self.dim}] are wanted.",
-                "Give query vectors of the tower that the candidates are from.",
-            )
-        if not np.isfinite(queries).all():
-            row = int(np.argmin(np.isfinite(queries).all(axis=1)))
-            raise UserError(f"the index: query {row} is not finite.", "Look at what made it.")
-        return queries
 
     def save(self, folder: str | Path) -> None:
         """Writes the searcher as a folder, whole or not at all."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
+from retrieval.index.basis import not_judged
+from retrieval.index.codes import SAMPLE, measured_codes
 from retrieval.index.exact import exact_top
 from retrieval.index.live.config import LiveConfig
 from retrieval.index.recall import recall_by_leaves, tune_leaves_to_search
@@ -19,21 +22,29 @@ _TUNED_AT = 100
 
 
 def tuned_builder(config: LiveConfig, setting: TreeSetting | None = None) -> Builder:
-    """Builds trees (vectors [N, D], queries [Q, D] or None) -> Searcher of a setting, by default the usual one of their
-    size, with as many leaves searched as reach `config.target_recall` of the exact top 100 on the queries (without any:
-    on a sample of the vectors)."""
+    """Builds trees (vectors [N, D], queries [Q, D] or None) -> Searcher of a setting, with as many leaves searched as
+    reach `config.target_recall` of the exact top 100 on the first of the queries (without any: on a sample of the
+    vectors). By default the setting is the usual one of their size, its codes laid out by what the queries look at
+    where that is measured to find more (`measured_codes`)."""
 
     def build(vectors: np.ndarray, queries: np.ndarray | None) -> Searcher:
         chosen = (setting or TreeSetting.usual(len(vectors))).fitted(len(vectors))
-        built = Searcher.build_tree(vectors, chosen, config.build_threads, queries)
+        if setting is None and queries is not None:
+            chosen = replace(chosen, codes=measured_codes(_spread(vectors, SAMPLE), queries, chosen))
+        asked = _spread(vectors, _TUNED_ON) if queries is None else queries[:_TUNED_ON]
+        taught = None if queries is None else not_judged(queries, _TUNED_ON)
+        built = Searcher.build_tree(vectors, chosen, config.build_threads, taught)
         searcher = Searcher(built.native, built.dim, built.setting, config.search_threads, built.basis)
-        if queries is None:
-            queries = vectors[:: max(len(vectors) // _TUNED_ON, 1)][:_TUNED_ON]
         numbers = np.arange(len(vectors))
-        wanted, _ = exact_top(vectors, None, numbers, queries, min(_TUNED_AT, len(vectors)), None)
-        recall = recall_by_leaves(searcher, queries, wanted)
+        wanted, _ = exact_top(vectors, None, numbers, asked, min(_TUNED_AT, len(vectors)), None)
+        recall = recall_by_leaves(searcher, asked, wanted)
         leaves_to_search, _ = tune_leaves_to_search(recall, chosen.leaves, config.target_recall)
         searcher.setting = chosen.with_effort(Effort(leaves_to_search, chosen.reorder))
         return searcher
 
     return build
+
+
+def _spread(vectors: np.ndarray, count: int) -> np.ndarray:
+    """At most so many of them, from the whole."""
+    return vectors[:: -(-len(vectors) // count)]

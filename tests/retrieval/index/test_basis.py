@@ -121,6 +121,9 @@ def test_codes_are_laid_out_by_queries_where_that_finds_more(vectors):
     unknown = Index.build(vectors, IndexConfig(brute_force_below=0), 0)
     fixed = Index.build(vectors, IndexConfig(brute_force_below=0, codes=None), 0, looking_along_few(600, 7))
     assert [index.searcher.setting.codes for index in (known, unknown, fixed)] == [DIM // 2, None, None]
+    living = tuned_builder(LiveConfig())
+    assert living(vectors, looking_along_few(600, 8)).setting.codes == DIM // 2
+    assert living(vectors, None).setting.codes is None
 
 
 def test_a_job_s_index_and_one_that_lives_take_it(vectors):

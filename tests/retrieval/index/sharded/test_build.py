@@ -288,7 +288,7 @@ class TestMistakes:
 
     def test_queries_of_another_dimension(self, tmp_path, source, queries):
         build_sharded(source, tmp_path / "out", None, 2, 1)
-        with pytest.raises(UserError, match=r"queries of shape \[60, 3\] were given, \[any, 16\] are wanted"):
+        with pytest.raises(UserError, match=r"queries of shape \[60, 3\]; \[any, 16\] are wanted"):
             ShardedIndex.load(tmp_path / "out").search(queries[:, :3], 5)
 
     def test_every_part_that_is_damaged_or_missing_is_named(self, tmp_path, source):
