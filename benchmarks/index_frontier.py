@@ -22,14 +22,22 @@ _FAR = 1.5  # times as fast at no less recall, seen once: an effort of that inde
 
 @dataclass(frozen=True)
 class Rounds:
-    """of_batches: rounds. batches: of a turn, one after the other. singles: queries of a turn at batch 1.
-    exact_singles: the same of exact search, which takes a hundred times as long."""
+    """of_batches: rounds. batches, singles: calls of a turn, one after the other, at most; as few of them as take
+    `seconds` where the rate is known. trial_singles: of the first round, from which it is."""
 
     of_batches: int = 9
     warmup: int = 1
     batches: int = 3
     singles: int = 50
-    exact_singles: int = 2
+    seconds: float = 0.3
+    trial_singles: int = 5
+
+    def calls(self, batch: int, rate: float | None) -> int:
+        """Of a turn at this size of batch. rate: queries/s."""
+        most = self.batches if batch > 1 else self.singles
+        if rate is None:
+            return min(most, 1 if batch > 1 else self.trial_singles)
+        return max(min(most, int(self.seconds * rate / batch)), 1)
 
 
 @dataclass(frozen=True)
@@ -99,7 +107,7 @@ def measure(data: VectorSet, contenders: Sequence[Contender], rounds: Rounds, fo
         points: list[Point] = []
         asked = {key: alive[key[0]] for key in recalls if key[0] in alive}
         for each in (replace(rounds, of_batches=1), rounds):
-            rates, ended = timed(asked, each)
+            rates, ended = timed(asked, each, {(point.contender.name, point.effort): point.rates for point in points})
             notes.extend(f"{data.name}: {name}: {reason}" for name, reason in ended.items())
             points = [Point(asked[key][0], key[1], recalls[key], found) for key, found in rates.items()]
             asked = {
@@ -135,18 +143,18 @@ def _shared(found: np.ndarray, wanted: np.ndarray) -> float:
 
 
 def timed(
-    asked: Mapping[tuple[str, tuple[int, ...]], tuple[Contender, Peer]], rounds: Rounds
+    asked: Mapping[tuple[str, tuple[int, ...]], tuple[Contender, Peer]],
+    rounds: Rounds,
+    known: Mapping[tuple[str, tuple[int, ...]], Mapping[int, float]],
 ) -> tuple[dict[tuple[str, tuple[int, ...]], dict[int, float]], dict[str, str]]:
     """(queries/s by batch, of medians over rounds in which all take turns, by contender's name and effort; why a
-    contender's process ended, by its name: such a one has no rates)."""
+    contender's process ended, by its name: such a one has no rates). known: rates of an earlier round."""
     ended: dict[str, str] = {}
     rates: dict[tuple[str, tuple[int, ...]], dict[int, float]] = {key: {} for key in asked}
     for batch in BATCHES:
         turns, counts = {}, {}
-        for (name, effort), (contender, peer) in asked.items():
-            exact = contender.family in EXACT
-            singles, batches = (rounds.exact_singles, 1) if exact else (rounds.singles, rounds.batches)
-            count = batches if batch > 1 else singles
+        for (name, effort), (_, peer) in asked.items():
+            count = rounds.calls(batch, known.get((name, effort), {}).get(batch))
             counts[name, effort] = count
             question = {"effort": list(effort), "batch": batch, "count": count}
 

@@ -60,7 +60,7 @@ QUICK = Sizes(
     shards=2,
     build_rounds=1,
     settings=({"leaves": 1.0, "anisotropic_threshold": 0.2, "training_sample": 2_000},),
-    rounds=Rounds(of_batches=2, warmup=1, batches=1, singles=2, exact_singles=1),
+    rounds=Rounds(of_batches=2, warmup=1, batches=1, singles=2),
 )
 
 

@@ -107,7 +107,7 @@ class _Process:
 def test_a_contender_that_ends_is_told_and_the_others_go_on():
     contender = Contender("hnswlib", {"kind": "hnswlib"}, ((1,),))
     asked = {("lives", (1,)): (contender, _Process()), ("ends", (1,)): (contender, _Process(lasts=3))}
-    rates, ended = timed(asked, Rounds(of_batches=5, warmup=1, singles=4))
+    rates, ended = timed(asked, Rounds(of_batches=5, warmup=1), {})
     assert rates == {("lives", (1,)): {1: 2.0, 256: 2.0}}
     assert ended == {"ends": "it ended"}
 
@@ -128,3 +128,9 @@ def test_an_effort_is_not_timed_further_where_its_family_does_the_same_far_faste
     other = Point(Contender("hnswlib", {"kind": "hnswlib"}, ()), (), {K: 0.94}, {1: 9})
     assert near([slow, fast, other, good]) == [fast, other, good]
     assert near([slow, _point(60, 0.96)]) == [slow, _point(60, 0.96)]  # not far
+
+
+def test_a_slow_contender_makes_fewer_calls_in_a_turn():
+    rounds = Rounds(batches=3, singles=50, seconds=0.5)
+    assert [rounds.calls(256, rate) for rate in (None, 20.0, 1_024.0, 1e6)] == [1, 1, 2, 3]
+    assert [rounds.calls(1, rate) for rate in (None, 1.0, 50.0, 1e6)] == [5, 1, 25, 50]
