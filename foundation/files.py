@@ -15,18 +15,23 @@ from typing import Any
 
 from foundation.errors import UserError
 
+_REFUSED = (
+    *(errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENAMETOOLONG),
+    *(errno.ENOTDIR, errno.EEXIST, errno.EISDIR),  # a file where a folder is wanted, or the reverse
+)
 _LEFT_BEHIND = re.compile(r"\.(?P<name>.+)\.\d+\.(?P<kind>partial|old)$")
 
 
 @contextlib.contextmanager
 def disk_errors(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turns what the disk refuses (full, read-only, no permission) into a UserError that names `path`."""
+    """Turns what the disk refuses (full, read-only, no permission, a path through a file) into a UserError that names
+    `path`."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(f"{path}: the disk is full.", "Free some space and run the same command again.") from error
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG):
+        if error.errno in _REFUSED:
             raise UserError(
                 f"{path}: cannot be written ({error.strerror}).", "Choose a folder you may write to."
             ) from error
@@ -53,6 +58,19 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         finally:
             with contextlib.suppress(FileNotFoundError):
                 temporary.unlink()
+
+
+def see_writable(path: str | os.PathLike[str]) -> None:
+    """Raises a UserError where a file cannot be written at `path`, which stays as it is: to be known before the work
+    whose result it is for."""
+    path = Path(path)
+    temporary = partial_of(path, os.getpid())
+    with disk_errors(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+        temporary.unlink()
 
 
 @contextlib.contextmanager
@@ -142,11 +160,13 @@ def read_json(path: str | os.PathLike[str], what: str) -> Any:
     """Reads a JSON file; `what` names it in the error ("the run's metrics").
 
     Raises:
-      UserError: the file is missing or is not JSON.
+      UserError: the file is missing, cannot be read or is not JSON.
     """
     try:
         return json.loads(Path(path).read_text())
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{path}: {what} is missing.") from error
+    except OSError as error:
+        raise UserError(f"{path}: {what} cannot be read ({error.strerror}).") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: {what} is not valid JSON ({error}).") from error

@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 from foundation.errors import UserError
-from foundation.files import atomic_directory, atomic_file, disk_errors, read_json, sweep_partial, write_json
+from foundation.files import (
+    atomic_directory,
+    atomic_file,
+    disk_errors,
+    read_json,
+    see_writable,
+    sweep_partial,
+    write_json,
+)
 
 
 def test_a_file_appears_only_when_its_block_ends_well(tmp_path):
@@ -88,12 +96,34 @@ def test_a_kill_between_the_two_renames_of_a_replacement_loses_nothing(tmp_path,
 
 @pytest.mark.parametrize(
     ("number", "words"),
-    [(errno.ENOSPC, "disk is full"), (errno.EROFS, "cannot be written"), (errno.EACCES, "cannot be")],
+    [
+        (errno.ENOSPC, "disk is full"),
+        (errno.EROFS, "cannot be written"),
+        (errno.EACCES, "cannot be"),
+        (errno.ENAMETOOLONG, "cannot be written"),
+    ],
 )
 def test_what_the_disk_refuses_is_said_with_its_path(tmp_path, number, words):
     with pytest.raises(UserError, match=words) as caught, disk_errors(tmp_path / "x"):
         raise OSError(number, "refused")
     assert str(tmp_path / "x") in caught.value.message
+
+
+def test_a_path_through_a_file_is_refused_with_its_name(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "file" / "x", tmp_path / "file" / "deep" / "x", tmp_path / "folder"):
+        with pytest.raises(UserError, match="cannot be written") as caught:
+            write_json(path, {})
+        assert str(path) in caught.value.message
+        with pytest.raises(UserError, match="cannot be written"):
+            see_writable(path)
+    for path in (tmp_path / "file" / "x", tmp_path / "file" / "deep" / "x"):
+        with pytest.raises(UserError, match="cannot be written"), atomic_directory(path):
+            pass
+    see_writable(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "folder"]
 
 
 def test_json_round_trip_and_its_errors(tmp_path):
@@ -105,3 +135,7 @@ def test_json_round_trip_and_its_errors(tmp_path):
         read_json(tmp_path / "bad.json", "the record")
     with pytest.raises(UserError, match=r"none\.json: the record is missing"):
         read_json(tmp_path / "none.json", "the record")
+    with pytest.raises(UserError, match=r"x: the record is missing"):
+        read_json(tmp_path / "a.json" / "x", "the record")
+    with pytest.raises(UserError, match="the record cannot be read"):
+        read_json(tmp_path, "the record")
