@@ -54,7 +54,7 @@ def exact_top(
     denied: Denied | None,
     floor: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The `k` largest inner products by looking at all, ties by id.
+    """The `k` largest inner products by looking at all, ties by id (of ties at the edge, any).
 
     vectors [n, D]; rows: [m] int64, only these of them (None: all). ids: [n], distinct among those looked at. floor:
     [Q] scores below which nothing is wanted. Returns (rows [Q, k] int64, scores [Q, k] float32), -1 and -inf where

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +20,7 @@ _NONE = Attributes(pa.schema([]), 0)
 class _Known:
     """holds: [used] bool, true to what every slot born at most at `sequence` holds."""
 
+    condition: pc.Expression
     sequence: int
     holds: np.ndarray
 
@@ -30,7 +30,7 @@ class Conditions:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._known: list[_Known] = []  # the latest asked for last
 
     def mask(self, condition: pc.Expression, view: View) -> np.ndarray:
         """[used] bool: the slots of a view that hold an item which the condition holds for. The view's slots stay what
@@ -39,9 +39,8 @@ class Conditions:
         Raises:
           UserError: as `Attributes.matching`.
         """
-        attributes, name = view.attributes or _NONE, str(condition)
-        with self._lock:
-            known = self._known.get(name)
+        attributes = view.attributes or _NONE
+        known = self._of(condition)
         if known is None or known.sequence > view.sequence:
             holds = attributes.matching(condition, slice(view.used))
         else:
@@ -51,11 +50,20 @@ class Conditions:
             since = np.flatnonzero((born > known.sequence) & (born <= view.sequence))
             if len(since):
                 holds[since] = attributes.matching(condition, since)
-        with self._lock:
-            latest = self._known.get(name)
-            if latest is None or latest.sequence <= view.sequence:
-                self._known[name] = _Known(view.sequence, holds)
-            self._known.move_to_end(name)
-            while len(self._known) > _REMEMBERED:
-                self._known.popitem(last=False)
+        self._remember(_Known(condition, view.sequence, holds))
         return holds & view.visible_mask()
+
+    def _of(self, condition: pc.Expression) -> _Known | None:
+        """Conditions are compared whole: their words leave out most of a long list."""
+        with self._lock:
+            return next((known for known in self._known if known.condition.equals(condition)), None)
+
+    def _remember(self, known: _Known) -> None:
+        with self._lock:
+            others, latest = [], known
+            for other in self._known:
+                if not other.condition.equals(known.condition):
+                    others.append(other)
+                elif other.sequence > known.sequence:
+                    latest = other
+            self._known = [*others, latest][-_REMEMBERED:]

@@ -50,8 +50,9 @@ class Restriction:
 def search_restricted(
     tree: LiveTree | None, queries: np.ndarray, k: int, restriction: Restriction, effort: Effort | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The best `k` slots that a restriction lets through: (slots [Q, k] int64, scores [Q, k] float32), ties by id, -1
-    and -inf where there are fewer. However the tree may err, as many are returned as there are."""
+    """The best `k` slots that a restriction lets through: (slots [Q, k] int64, scores [Q, k] float32), ties by id (of
+    ties at the edge, any), -1 and -inf where there are fewer. However the tree may err, as many are returned as there
+    are."""
     view = restriction.view
     if restriction.allowed is not None:
         return _listed(queries, k, restriction, restriction.allowed)

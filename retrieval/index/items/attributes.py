@@ -116,8 +116,11 @@ class Attributes:
         Raises:
           UserError: it names an attribute that there is not, or compares what cannot be.
         """
+        table = self._table(slots)
+        if not len(self.schema):  # a table knows its length by its columns
+            table = pa.table({"": pa.nulls(slots.stop if isinstance(slots, slice) else len(slots))})
         try:
-            found = pyarrow.dataset.dataset(self._table(slots)).to_table(columns={"holds": condition})["holds"]
+            found = pyarrow.dataset.dataset(table).to_table(columns={"holds": condition})["holds"]
             if found.type != pa.bool_():
                 raise pa.ArrowTypeError(f"it is {found.type}, not true or false")
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, pa.ArrowKeyError) as error:
@@ -130,7 +133,8 @@ class Attributes:
     def _table(self, slots: np.ndarray | slice) -> pa.Table:
         columns = []
         for field in self.schema:
-            values, missing = self._values[field.name][slots], ~self._valid[field.name][slots]
+            # a copy, before its words are read: slots that nobody sees may be written meanwhile, with words yet to come
+            values, missing = np.array(self._values[field.name][slots]), ~self._valid[field.name][slots]
             column = pa.array(values, mask=missing if missing.any() else None)
             if field.name in self._words:
                 column = pa.DictionaryArray.from_arrays(column, pa.array(self._words[field.name], pa.string()))

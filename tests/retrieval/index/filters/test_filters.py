@@ -3,6 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from foundation.errors import UserError
 from inputs.ragged import Ragged
 from retrieval.index.filters import restricted
 from retrieval.index.filters.filter import Filter
+from retrieval.index.items.attributes import Attributes
 from retrieval.index.live.config import LiveConfig
 from retrieval.index.live.index import LiveIndex
 from tests.retrieval.index.live.models import brute_force, exact_builder, recall, tree_builder
@@ -187,6 +189,39 @@ class TestMistakes:
         index = LiveIndex.build([1], np.eye(2)[:1], QUIET, background=False)
         with pytest.raises(UserError, match="Attributes: none"):
             index.search(np.ones((1, 2)), 1, Filter(where=pc.field("n") == 1))
+
+
+def test_conditions_that_differ_in_the_middle_of_a_long_list_are_two():
+    """Arrow's words for them are the same: of a long list they tell the ends."""
+    size = 200
+    index = LiveIndex.build(np.arange(size), clustered(size), QUIET, {"n": np.arange(size)}, background=False)
+    ends = [*range(20), *range(180, 200)]
+    for middle in (50, 51, 50):
+        condition = pc.field("n").isin(sorted([*ends, middle]))
+        found, _ = index.search(clustered(1, seed=1), size, Filter(where=condition))
+        assert sorted(found[found >= 0].tolist()) == sorted([*ends, middle])
+
+
+def test_a_condition_that_always_holds_needs_no_attribute():
+    index = LiveIndex.build(np.arange(5), clustered(5), QUIET, background=False)
+    assert (index.search(clustered(1), 5, Filter(where=pc.scalar(True)))[0] >= 0).all()
+
+
+def test_a_condition_is_told_from_what_was_there_when_it_was_asked(monkeypatch):
+    """A slot that nobody sees is written, with a word that nobody knew, while another search looks at all slots."""
+    attributes = Attributes(pa.schema({"word": pa.string()}), 4)
+    attributes.write(np.arange(4), pa.table({"word": ["a", "b", "a", "b"]}))
+    real, seen = pyarrow.dataset.dataset, []
+
+    def meanwhile(table):
+        attributes.write(np.array([3]), pa.table({"word": ["new"]}))
+        table.validate(full=True)
+        seen.append(table["word"].to_pylist())
+        return real(table)
+
+    monkeypatch.setattr(pyarrow.dataset, "dataset", meanwhile)
+    assert attributes.matching(pc.field("word") == "b", slice(4)).tolist() == [False, True, False, True]
+    assert seen == [["a", "b", "a", "b"]]
 
 
 def test_a_condition_asked_for_again_and_again_follows_every_update():
