@@ -17,17 +17,19 @@ from retrieval.index.setting import Effort, TreeSetting
 
 Builder = Callable[[np.ndarray, np.ndarray | None], Searcher]
 
-_TUNED_ON = 256
+_TUNED_ON, _FEWEST = 256, 64
 _TUNED_AT = 100
 
 
 def tuned_builder(config: LiveConfig, setting: TreeSetting | None = None) -> Builder:
     """Builds trees (vectors [N, D], queries [Q, D] or None) -> Searcher of a setting, with as many leaves searched as
-    reach `config.target_recall` of the exact top 100 on the first of the queries (without any: on a sample of the
-    vectors). By default the setting is the usual one of their size, its codes laid out by what the queries look at
-    where that is measured to find more (`measured_codes`)."""
+    reach `config.target_recall` of the exact top 100 on the first of the queries (without any, or where they are too
+    few to tell of others: on a sample of the vectors). By default the setting is the usual one of their size, its codes
+    laid out by what the queries look at where that is measured to find more (`measured_codes`)."""
 
     def build(vectors: np.ndarray, queries: np.ndarray | None) -> Searcher:
+        if queries is not None and len(queries) < _FEWEST:
+            queries = None
         chosen = (setting or TreeSetting.usual(len(vectors))).fitted(len(vectors))
         if setting is None and queries is not None:
             chosen = replace(chosen, codes=measured_codes(_spread(vectors, SAMPLE), queries, chosen))

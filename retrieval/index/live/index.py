@@ -87,7 +87,7 @@ class LiveIndex:
         """Over items ids [N], vectors [N, D]. attributes: N rows. queries: [Q, D], what the tree is tuned on.
 
         Raises:
-          UserError: as `upsert`.
+          UserError: as `upsert` and `rebuild`.
         """
         shape = np.shape(vectors)
         schema = None
@@ -185,7 +185,7 @@ class LiveIndex:
     def search(
         self, queries: np.ndarray, k: int, filter: Filter | None = None, effort: Effort | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The best `k` items for each query, best first, ties by id.
+        """The best `k` items for each query, best first, ties by id (of ties for the last places, any).
 
         queries: [Q, D] float32. filter: what an answer may hold. effort: instead of the tree's own. Returns
         (ids [Q, k] int64, scores [Q, k] float32). Where fewer than k are allowed, -1 and -inf fill up: an answer of
@@ -220,9 +220,17 @@ class LiveIndex:
 
     def rebuild(self, queries: np.ndarray | None = None) -> None:
         """Builds another tree of the items as they are, tuned on queries [Q, D] (default: those sampled lately), and
-        swaps it in; searches and updates go on meanwhile."""
+        swaps it in; searches and updates go on meanwhile.
+
+        Raises:
+          UserError: there are too few items for a tree; queries of another dimension or not finite.
+        """
+        if queries is not None:
+            queries = checked_queries(queries, 1, self.dim)
         with self._building, self.state.pinned() as view:
             slots = np.flatnonzero(view.visible_mask())
+            if not len(slots):
+                raise UserError("the index: there is no item to build a tree of.", "Upsert some first.")
             searcher = self._builder(view.vectors[slots], self._shadow.queries() if queries is None else queries)
             self.state.swap(searcher, slots)
             self._trees_built += 1
@@ -247,20 +255,27 @@ class LiveIndex:
         return len(view.fresh) - there
 
     def _fold(self, seconds: float) -> bool:
+        done = 0
         if self._to_fold() < self.config.fold_at:
             return False
         while self._to_fold() and not self._closed.is_set():
             start = time.monotonic()
-            if not self.state.fold():
+            folded = self.state.fold()
+            if not folded:
                 break
+            done += folded
             self._closed.wait(min(_REST * (time.monotonic() - start), seconds))
-        return True
+        return done > 0  # a tree keeps its last few, dead or not
 
     def _judge(self, seconds: float) -> bool:
         start = time.monotonic()
-        if not self._shadow.judge_next():
+        sampled = self._shadow.next()
+        if sampled is None:
             return False
-        self.state.unpin()
+        try:
+            self._shadow.judge(sampled)
+        finally:
+            self.state.unpin()
         self._closed.wait(min(_JUDGING_REST * (time.monotonic() - start), seconds))
         return True
 
@@ -282,8 +297,10 @@ class LiveIndex:
             return False
         if self._changed_since < self.config.changed_between * view.size:
             return False
-        self._changed_since = 0
+        changed = self._changed_since
         self.rebuild()
+        with self.state.writing:
+            self._changed_since -= changed
         self._rebalances += 1
         return True
 

@@ -63,23 +63,19 @@ class ShadowRecall:
             self._queries.extend(queries[taken].copy())
         return True
 
-    def judge_next(self) -> bool:
-        """Judges one sampled search; says whether there was one. No slot of its view may be used again meanwhile."""
+    def next(self) -> Sampled | None:
+        """The sampled search that has waited longest, which waits no more."""
         with self._lock:
-            if not self._waiting:
-                return False
-            sampled = self._waiting.popleft()
+            return self._waiting.popleft() if self._waiting else None
+
+    def judge(self, sampled: Sampled) -> None:
+        """Judges a sampled search. No slot of its view may be used again meanwhile."""
         view, k = sampled.view, sampled.slots.shape[1]
         there = np.flatnonzero(view.visible_mask())
         wanted, _ = exact_top(view.vectors, there, view.ids, sampled.queries, min(k, len(there)), None)
         recalls = [float(np.isin(want, found).mean()) for want, found in zip(wanted, sampled.slots, strict=True)]
         with self._lock:
             self._recalls.extend(recalls)
-        return True
-
-    @property
-    def waiting(self) -> int:
-        return len(self._waiting)
 
     def recall(self) -> Recall:
         with self._lock:

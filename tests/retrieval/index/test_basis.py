@@ -126,6 +126,17 @@ def test_codes_are_laid_out_by_queries_where_that_finds_more(vectors):
     assert living(vectors, None).setting.codes is None
 
 
+def test_a_few_queries_decide_nothing(vectors):
+    """An index that has been asked little is tuned for what it will be asked, and no codes are learned from that."""
+    few, setting = looking_along_few(3, 6), TreeSetting(20, 20, 100, None)
+    assert measured_codes(vectors, few[:1], setting) is None
+    searcher = tuned_builder(LiveConfig())(vectors, few)
+    assert searcher.setting.codes is None
+    others = vectors[1::40]
+    wanted, _ = exact_search(vectors, others, 100)
+    assert recall_of(searcher.search(others, 100)[0], wanted) > 0.9
+
+
 def test_a_job_s_index_and_one_that_lives_take_it(vectors):
     queries = looking_along_few(600, 5)
     built = Index.build(vectors, IndexConfig(brute_force_below=0, codes=12, leaves=20), 0, queries)

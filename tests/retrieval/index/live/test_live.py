@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from foundation.errors import UserError
 from retrieval.index.exact import exact_top
 from retrieval.index.filters.filter import Filter
+from retrieval.index.live import shadow
 from retrieval.index.live.config import LiveConfig
 from retrieval.index.live.index import LiveIndex
 from tests.retrieval.index.live.models import brute_force, exact_builder, recall, tree_builder
@@ -21,6 +22,10 @@ from tests.retrieval.index.sources import clustered
 QUIET = LiveConfig(shadow_rate=0)
 EAGER = LiveConfig(shadow_rate=0, fold_at=1)
 DIM = 4
+
+
+def out_of_memory(*given):
+    raise MemoryError
 
 
 def vectors_of(ids, seed):
@@ -142,6 +147,54 @@ class TestAnswers:
         found, scores = index.search(np.eye(DIM)[:3] + 0.1, 3)
         assert found[:, 0].tolist() == [least, -1, most]
         assert np.isfinite(scores).all()
+
+    def test_a_tree_of_nothing_is_refused_and_so_are_queries_that_do_not_fit(self):
+        index = LiveIndex(DIM, QUIET, background=False)
+        with pytest.raises(UserError, match="no item to build a tree of"):
+            index.rebuild()
+        index.upsert(np.arange(40), clustered(40, dim=DIM))
+        for queries, words in ((np.ones((3, 9)), r"\[any, 4\] are wanted"), (np.full((3, DIM), np.nan), "not finite")):
+            with pytest.raises(UserError, match=words):
+                index.rebuild(queries)
+
+
+class TestUpkeep:
+    def test_it_rests_though_a_tree_keeps_the_last_of_its_dead(self):
+        index = LiveIndex.build(np.arange(50), vectors_of(range(50), 0), EAGER, None, exact_builder, background=False)
+        index.rebuild()
+        index.delete(np.arange(50))
+        assert index.maintain()
+        assert index.stats().tombstones
+        assert not index.maintain()
+
+    def test_a_judgement_that_fails_keeps_no_slot_for_ever(self, monkeypatch):
+        config = LiveConfig(shadow_rate=1, fold_at=1)
+        index = LiveIndex.build(np.arange(300), clustered(300), config, builder=exact_builder, background=False)
+        index.rebuild()
+        index.search(clustered(5, seed=1), 20)
+        with monkeypatch.context() as patched:
+            patched.setattr(shadow, "exact_top", out_of_memory)
+            with pytest.raises(MemoryError):
+                index.maintain()
+        for number in range(12):
+            index.upsert(np.arange(300), clustered(300, seed=number))
+            index.flush()
+        assert index.state.view.used < 1_000  # of 3,900 vectors that came
+
+    def test_a_tree_that_could_not_be_built_because_recall_fell_is_tried_again(self):
+        config = LiveConfig(shadow_rate=1, recall_floor=1, recall_least=10, tree_from=100_000)
+        builders = iter([tree_builder(1), out_of_memory, tree_builder(1)])
+
+        def builder(vectors, asked):
+            return next(builders)(vectors, asked)
+
+        index = LiveIndex.build(np.arange(2_000), clustered(2_000), config, None, builder, background=False)
+        index.rebuild()
+        index.search(clustered(20, seed=1), 50)
+        with pytest.raises(MemoryError):
+            index.maintain()
+        index.maintain()
+        assert index.stats().rebalances == 1
 
 
 class TestBesideSearches:
