@@ -6,17 +6,16 @@ import json
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from foundation.errors import UserError
 from foundation.progress import say
 
-if TYPE_CHECKING:
-    import numpy as np
-
 index_versions = typer.Typer()
+
+_QUERIES = 256  # of a file that judge
 
 Root = Annotated[Path, typer.Argument(help="The folder of all versions of an index.", metavar="ROOT")]
 
@@ -33,7 +32,7 @@ def publish(
     ] = 0.9,
     queries: Annotated[
         Path | None,
-        typer.Option(help="Query vectors [Q, D] to judge it on, an npy file (default: some of its own vectors)."),
+        typer.Option(help="Query vectors that judge it: an npy file [Q, D], or a source (default: some of its own)."),
     ] = None,
     vectors: Annotated[
         Path | None,
@@ -45,9 +44,10 @@ def publish(
     keep: Annotated[int, typer.Option(help="So many versions; older ones are removed.", min=1)] = 3,
 ) -> None:
     """Judge an index and make it the version that is served, in one rename; readers take it up within a second."""
+    from retrieval.index.sources.queries import read_queries
     from retrieval.index.versions.versions import Demands, Versions
 
-    asked = None if queries is None else _queries(queries)
+    asked = None if queries is None else read_queries(queries, _QUERIES, seed=0)
     version = Versions(root).publish(folder, Demands(recall, smallest_share), asked, vectors, keep)
     say(f"{root}: version {version.name} is current: {version.size:,} items, recall {version.recall:.3f}")
 
@@ -83,15 +83,3 @@ def versions(root: Root, as_json: Annotated[bool, typer.Option("--json", help="P
         mark = "current" if version.name == pointer.current else ""
         table.add_row(mark, version.name, when, f"{version.size:,}", f"{version.recall:.3f}", version.made_from)
     Console().print(table)
-
-
-def _queries(path: Path) -> np.ndarray:
-    import numpy as np
-
-    try:
-        found = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not an npy file ({error}).", "Give query vectors [Q, D] of float32.") from error
-    if not isinstance(found, np.ndarray) or found.ndim != 2 or not len(found) or found.dtype.kind != "f":
-        raise UserError(f"{path}: not query vectors.", "Give an npy file [Q, D] of float32.")
-    return found

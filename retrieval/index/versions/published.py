@@ -10,6 +10,7 @@ import numpy as np
 from foundation.errors import UserError
 from retrieval.index.exact import exact_top
 from retrieval.index.live import folder as live_folder
+from retrieval.index.live.config import LiveConfig
 from retrieval.index.live.index import LiveIndex
 from retrieval.index.recall import recall_of
 from retrieval.index.searcher import SCANN
@@ -35,19 +36,24 @@ class Opened(Protocol):
 
 
 def open_index(folder: Path, threads: int | None = None) -> Opened:
-    """A sharded index or a saved live one (then only read).
+    """A sharded index or a saved live one (then only read). threads: of a search (default: all usable cores).
 
     Raises:
       UserError: it is neither, or a file of it is missing or not the one that was written.
     """
+    see_index(folder)
     if (folder / SHARDED_MANIFEST).is_file():
         return ShardedIndex.load(folder, threads)
-    if (folder / live_folder.MANIFEST).is_file():
-        return LiveIndex.load(folder, background=False)
-    raise UserError(
-        f"{folder}: no index is here ({SHARDED_MANIFEST} or {live_folder.MANIFEST}).",
-        "Give a folder that `headrace index build` or LiveIndex.save wrote.",
-    )
+    return LiveIndex.load(folder, LiveConfig(shadow_rate=0, search_threads=threads), background=False)
+
+
+def see_index(folder: Path) -> None:
+    """Raises a UserError where a folder says of itself neither that it is a sharded index nor a live one."""
+    if not any((folder / name).is_file() for name in (SHARDED_MANIFEST, live_folder.MANIFEST)):
+        raise UserError(
+            f"{folder}: no index is here ({SHARDED_MANIFEST} or {live_folder.MANIFEST}).",
+            "Give a folder that `headrace index build` or LiveIndex.save wrote.",
+        )
 
 
 def vectors_of(folder: Path) -> Items:

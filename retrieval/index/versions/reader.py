@@ -75,11 +75,13 @@ class VersionedIndex:
         """
         with self._refreshing:
             pointer = self._versions.pointer()
-            if pointer is None or pointer.current == self._held.name:
+            if pointer is None:
                 return False
-            self._held = self._opened()
+            changed = pointer.current != self._held.name
+            if changed:
+                self._held = self._opened()
             self.failure = None
-            return True
+            return changed
 
     def _opened(self) -> _Held:
         while True:
@@ -105,8 +107,8 @@ class VersionedIndex:
                     continue
                 self.refresh()
                 self._refused = None
-            except (UserError, OSError) as error:
-                self.failure, self._refused = str(error), (name, time.monotonic() + _TRIED_AGAIN)
+            except Exception as error:  # the one before stays in service, whatever ails this one (memory, say)
+                self.failure, self._refused = str(error) or repr(error), (name, time.monotonic() + _TRIED_AGAIN)
 
     def close(self) -> None:
         """Stops looking; searches go on being answered."""

@@ -22,7 +22,7 @@ from foundation.errors import UserError, damaged
 from foundation.files import atomic_directory, disk_errors, read_json, sweep_partial, write_json
 from retrieval.index.checks import checked_queries
 from retrieval.index.sources.source import Items, Source, items_of, open_source
-from retrieval.index.versions.published import judged_recall, open_index, vectors_of
+from retrieval.index.versions.published import judged_recall, open_index, see_index, vectors_of
 
 POINTER, VERSIONS, ABOUT = "current.json", "versions", "version.json"
 _LOCK = ".lock"
@@ -116,16 +116,15 @@ class Versions:
           UserError: it is no index, a file of it is damaged, it falls short of the demands; the current version stays.
         """
         folder, demands = Path(folder), demands or Demands()
+        self._see_given(folder)
+        source = None if vectors is None else open_source(vectors)
         with self._alone():
             pointer = self.pointer()
             self._remove_unpublished(pointer)
             last = 0 if pointer is None else pointer.last
             name = f"{last + 1:04d}"
             with atomic_directory(self.folder(name)) as copy, disk_errors(self.folder(name)):
-                if not folder.is_dir():
-                    raise UserError(f"{folder}: there is no such folder.", "Give the folder of an index.")
                 shutil.copytree(folder, copy, dirs_exist_ok=True)
-                source = None if vectors is None else open_source(vectors)
                 version = self._judged(name, folder, copy, demands, pointer, queries, source)
                 write_json(copy / ABOUT, asdict(version))
             before = () if pointer is None else (*pointer.before, pointer.current)
@@ -133,12 +132,23 @@ class Versions:
             self._prune(keep)
         return version
 
+    def _see_given(self, folder: Path) -> None:
+        """Before anything is made: that a folder holds an index, and not `root` too, which would be copied into
+        itself."""
+        if not folder.is_dir():
+            raise UserError(f"{folder}: there is no such folder.", "Give the folder of an index.")
+        see_index(folder)
+        if self.root.resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"{self.root}: lies in {folder}, which is to be published.", "Name another root.")
+
     def rollback(self) -> tuple[str, str]:
         """Makes the version before the current one current again. Returns (the name it left, the name it went to).
 
         Raises:
           UserError: there is none before it, or that one is damaged.
         """
+        if self.pointer() is None:  # nor is anything made there
+            raise UserError(f"{self.root}: no version is published here.", "headrace index publish ROOT FOLDER")
         with self._alone():
             pointer = self.pointer()
             if pointer is None or not pointer.before:
@@ -206,7 +216,7 @@ class Versions:
 
     def _after(self, pointer: Pointer) -> list[str]:
         """Versions on the disk that were rolled back from."""
-        names = [path.name for path in (self.root / VERSIONS).iterdir() if path.name.isdigit()]
+        names = [path.name for path in (self.root / VERSIONS).glob("*") if path.name.isdigit()]
         return [name for name in names if int(name) <= pointer.last]
 
     def _point(self, pointer: Pointer) -> None:

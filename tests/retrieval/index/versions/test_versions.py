@@ -21,8 +21,10 @@ from retrieval.index.live.config import LiveConfig
 from retrieval.index.live.index import LiveIndex
 from retrieval.index.setting import TreeSetting
 from retrieval.index.sharded.build import build_sharded
+from retrieval.index.versions import reader
+from retrieval.index.versions.published import open_index
 from retrieval.index.versions.reader import VersionedIndex
-from retrieval.index.versions.versions import Demands, Versions
+from retrieval.index.versions.versions import Demands, Pointer, Versions
 from tests.retrieval.index.live.models import tree_builder
 from tests.retrieval.index.sources import clustered, write_npy
 from trainer.main import app
@@ -138,6 +140,24 @@ class TestPublish:
         with VersionedIndex(tmp_path / "root", poll_seconds=0) as index:
             assert (index.search(clustered(5, seed=2), 10)[0] % 7 == 0).all()
 
+    def test_a_mistake_makes_nothing(self, folders, tmp_path):
+        root = tmp_path / "root"
+        (tmp_path / "empty").mkdir()
+        for folder, vectors in ((tmp_path / "nowhere", None), (tmp_path / "empty", None), (folders[0], "nowhere")):
+            with pytest.raises(UserError):
+                Versions(root).publish(folder, vectors=vectors)
+        with pytest.raises(UserError, match="no version is published"):
+            Versions(root).rollback()
+        assert [entry.name for entry in tmp_path.iterdir()] == ["empty"]
+
+    @pytest.mark.parametrize("root", ["index", "index/versions"])
+    def test_an_index_is_not_published_into_itself(self, folders, tmp_path, root):
+        shutil.copytree(folders[0], tmp_path / "index")
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(UserError, match="which is to be published"):
+            Versions(tmp_path / root).publish(tmp_path / "index")
+        assert sorted(tmp_path.rglob("*")) == before
+
     def test_two_at_once_are_refused(self, root, folders):
         with Versions(root)._alone(), pytest.raises(UserError, match="another process publishes"):
             Versions(root).publish(folders[1])
@@ -208,6 +228,31 @@ class TestReaders:
             assert value_of(index) == 3
             assert index.failure is None
 
+    def test_one_that_memory_does_not_hold_beside_the_one_before_is_told_and_tried_again(
+        self, root, folders, monkeypatch
+    ):
+        with VersionedIndex(root, poll_seconds=0.01) as index:
+            with monkeypatch.context() as patched:
+                patched.setattr(reader, "open_index", out_of_memory)
+                Versions(root).publish(folders[1])
+                until(lambda: index.failure)
+            assert "MemoryError" in index.failure
+            assert value_of(index) == 1
+            Versions(root).publish(folders[2])
+            until(lambda: index.version == "0003")
+            assert index.failure is None
+
+    def test_what_was_wrong_with_a_version_is_no_failure_once_it_is_rolled_back(self, root, folders):
+        with VersionedIndex(root, poll_seconds=0.01) as index:
+            Versions(root)._point(Pointer("0002", ("0001",), 2))  # of which nothing is there
+            until(lambda: index.failure)
+            Versions(root).rollback()
+            until(lambda: index.failure is None)
+            assert index.version == "0001"
+
+    def test_its_threads_are_those_asked_for(self, root, folders):
+        assert open_index(folders[0], threads=1).config.search_threads == 1
+
     def test_in_another_process(self, root, folders):
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
@@ -234,6 +279,17 @@ class TestReaders:
         (root / "current.json").write_text('{"current": "0001"}')
         with pytest.raises(UserError, match=r"current.json: damaged \(no 'before'\)"):
             VersionedIndex(root)
+
+
+def out_of_memory(*given):
+    raise MemoryError
+
+
+def until(condition, seconds=20.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def _reader(root, answers):
@@ -328,11 +384,17 @@ class TestCommands:
 
     def test_mistakes_are_told(self, folders, tmp_path):
         (tmp_path / "queries.npy").write_text("none")
+        (tmp_path / "nothing.npy").touch()
+        np.save(tmp_path / "nan.npy", np.full((2, DIM), np.nan, np.float32))
         call = CliRunner().invoke
         for words in (
             ["versions", str(tmp_path)],
             ["rollback", str(tmp_path)],
             ["publish", str(tmp_path / "root"), str(tmp_path / "nowhere")],
-            ["publish", str(tmp_path / "root"), str(folders[0]), "--queries", str(tmp_path / "queries.npy")],
+            *(
+                ["publish", str(tmp_path / "root"), str(folders[0]), "--queries", str(tmp_path / name)]
+                for name in ("queries.npy", "nothing.npy", "nan.npy")
+            ),
         ):
             assert isinstance(call(app, ["index", *words]).exception, UserError)
+        assert not (tmp_path / "root").exists()
