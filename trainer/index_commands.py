@@ -10,6 +10,7 @@ import typer
 
 from foundation.config import validated
 from foundation.errors import UserError
+from foundation.files import see_writable
 from foundation.progress import say
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def build(
     workers: Annotated[int, typer.Option(help="Shards that are built at once, each on cores of its own.", min=1)] = 1,
     queries: Queries = None,
     target_recall: Annotated[
-        float | None, typer.Option(help="Of the exact top 100 (default: index.target_recall).", min=0, max=1)
+        float | None, typer.Option(help="Of the exact top 100 (default: index.target_recall).", min=0.01, max=1)
     ] = None,
     tuned: Annotated[Path | None, typer.Option(help="What `index tune --json` wrote: its choice is built.")] = None,
     overrides: Overrides = None,
@@ -73,22 +74,24 @@ def build(
         return
     if run_dir is not None:
         raise UserError("index build: --run-dir is a job's, and SOURCE and OUT are given.", _FOR_A_JOB)
-    import numpy as np
-
+    if tuned is not None and overrides:
+        raise UserError(
+            "index build: --tuned and --set both say what to build.",
+            "Leave one out; what `index tune` printed can be given as --set, changed.",
+        )
     from retrieval.index import build_sharded
-    from retrieval.index.codes import SAMPLE, measured_codes
-    from retrieval.index.sharded.build import see_queries
-    from retrieval.index.sources.queries import read_queries, source_rows
+    from retrieval.index.sources.queries import read_queries
     from retrieval.index.sources.source import open_source
 
-    config, opened = _config(overrides), open_source(source)
-    size = opened.size
-    setting, target = _setting(config, size, tuned)
-    asked = None if queries is None else read_queries(queries, _QUERIES, seed)
-    if setting is not None and asked is not None and tuned is None and config.codes == "measured":
-        see_queries(opened, asked)
-        rows = np.random.default_rng(seed).permutation(size)[:SAMPLE]
-        setting = replace(setting, codes=measured_codes(source_rows(source, np.sort(rows)), asked, setting))
+    config = _config(overrides)
+    if target_recall is not None and config.leaves_to_search is not None:
+        raise UserError(
+            "index build: --target-recall and --set index.leaves_to_search both say how much is searched.",
+            "Leave one out.",
+        )
+    opened = open_source(source)
+    setting, target = _setting(config, opened.size, tuned)
+    asked = None if queries is None else read_queries(queries, _QUERIES, seed, opened.dim)
     facts = build_sharded(
         source,
         out,
@@ -99,6 +102,7 @@ def build(
         asked,
         seed,
         ray,
+        measure_codes=tuned is None and config.codes == "measured",
     )
     kind = "searched whole"
     if facts.setting is not None and facts.effort is not None:
@@ -138,7 +142,7 @@ def tune(
     source: Source,
     queries: Queries = None,
     target_recall: Annotated[
-        float | None, typer.Option(help="Of the exact top K (default: index.target_recall).", min=0, max=1)
+        float | None, typer.Option(help="Of the exact top K (default: index.target_recall).", min=0.01, max=1)
     ] = None,
     k: Annotated[int, typer.Option("--k", help="Neighbours that recall is measured at.", min=1)] = 100,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all that was measured.", metavar="F")] = None,
@@ -150,18 +154,24 @@ def tune(
     """Find the cheapest setting that reaches a recall, by measuring on held-out queries; draw the frontier."""
     import numpy as np
 
+    from retrieval.index.sharded.trained import see_finite
     from retrieval.index.sources.queries import read_queries, source_rows
     from retrieval.index.sources.source import open_source
     from retrieval.index.tuner.frontier import draw_frontier, write_tuned
     from retrieval.index.tuner.tune import Choices, describe
     from retrieval.index.tuner.tune import tune as tuned_by_measuring
 
-    config, size = _config(overrides), open_source(source).size
+    config, opened = _config(overrides), open_source(source)
+    for path in (json_file, plot):
+        if path is not None:
+            see_writable(path)  # now, not after minutes of measuring
+    size = opened.size
     rows = np.sort(np.random.default_rng(seed).permutation(size)[:sample])
     vectors = source_rows(source, rows)
+    see_finite(vectors, opened, rows)
     if len(rows) < size:
         say(f"{source}: tuned on {len(rows):,} of {size:,} vectors; leaves grow with the root of how many there are")
-    asked = vectors[:_QUERIES] if queries is None else read_queries(queries, _QUERIES, seed)
+    asked = vectors[:_QUERIES] if queries is None else read_queries(queries, _QUERIES, seed, opened.dim)
     result = tuned_by_measuring(
         vectors,
         asked,

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from foundation.errors import UserError
+
 ReorderPrecision = Literal["float32", "bfloat16", "int8"]
 
 CODES = 16  # of a codebook with 4-bit codes: it cannot be trained on fewer vectors
@@ -62,8 +64,17 @@ class TreeSetting:
         return replace(self, leaves_to_search=effort.leaves_to_search, reorder=effort.reorder)
 
     def fitted(self, size: int) -> TreeSetting:
-        """The same with no more leaves, and no more vectors to reorder, than there are vectors."""
+        """The same with no more leaves, and no more vectors to reorder, than there are vectors.
+
+        Raises:
+          UserError: more leaves than vectors that they are to be trained on.
+        """
         leaves = min(self.leaves, size)
+        if leaves > self.training_sample:
+            raise UserError(
+                f"the index: {leaves} leaves cannot be trained on {self.training_sample} vectors.",
+                "Lower index.leaves or raise index.training_sample.",
+            )
         return replace(
             self, leaves=leaves, leaves_to_search=min(self.leaves_to_search, leaves), reorder=min(self.reorder, size)
         )

@@ -75,6 +75,10 @@ def test_build_reaches_the_target_and_says_so(headrace, tmp_path, source, querie
 def test_mistakes_are_told_in_a_message_each(headrace, tmp_path, source):
     np.save(tmp_path / "narrow.npy", np.ones((4, 3), np.float32))
     np.save(tmp_path / "line.npy", np.ones(4, np.float32))
+    np.save(tmp_path / "nan.npy", np.full((4, 16), np.nan, np.float32))
+    bad = clustered(3_000)
+    bad[17] = np.nan
+    write_npy(tmp_path / "bad", np.arange(3_000), bad)
     out = tmp_path / "out"
     tree = ("--set", "index.brute_force_below=0", "--set", "index.leaves=20")
     for words, said in (
@@ -89,7 +93,22 @@ def test_mistakes_are_told_in_a_message_each(headrace, tmp_path, source):
         (("build", source, out, "--queries", tmp_path / "line.npy"), "queries are [Q, D] float32"),
         (("build", source, out, *tree, "--queries", tmp_path / "narrow.npy"), "where the vectors have 16 numbers"),
         (("build", source, out, "--tuned", tmp_path / "none.json"), "is missing"),
-        (("tune", source, "--queries", tmp_path / "narrow.npy"), "wanted are 2 or more of 16 numbers"),
+        (("build", source, out, "--tuned", tmp_path / "t", "--set", "index.leaves=3"), "--tuned and --set both say"),
+        (("build", source, out, "--set", "index.leaves_to_search=3", "--target-recall", 0.9), "both say how much is"),
+        (("build", source, out, "--target-recall", 0), "0"),
+        (("build", source, source / "ids.npy" / "out"), "out: cannot be written"),
+        (("build", source, source / "ids.npy" / "deep" / "out"), "out: cannot be written"),
+        (("tune", source, "--queries", tmp_path / "narrow.npy"), "narrow.npy: queries of 3 numbers, where the vectors"),
+        (("tune", source, "--queries", tmp_path / "nan.npy"), "nan.npy: 4 of 4 queries are not finite"),
+        (("build", source, source / "ids.npy"), "this is there already, and no sharded index"),
+        (("build", source, out, "--tuned", source), "cannot be read"),
+        (
+            ("build", source, out, *tree[:2], "--set", "index.leaves=2_000", "--set", "index.training_sample=1_000"),
+            "2000 le",
+        ),
+        (("tune", tmp_path / "bad"), "the vector of id 17 (row 17 of"),
+        (("tune", source, "--json", source / "ids.npy" / "t.json"), "t.json: cannot be written"),
+        (("tune", source, "--plot", source), f"{source}: cannot be written"),
         (("export", tmp_path / "none", out), "the index's manifest is missing"),
     ):
         code, answer = headrace("index", *words)

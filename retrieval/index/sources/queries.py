@@ -10,12 +10,12 @@ from foundation.errors import UserError, first_line
 from retrieval.index.sources.source import open_source
 
 
-def read_queries(path: Path, most: int, seed: int) -> np.ndarray:
+def read_queries(path: Path, most: int, seed: int, dim: int | None = None) -> np.ndarray:
     """Up to `most` query vectors [Q, D] float32, a sample of what is there: an npy file, or whatever a source of
-    vectors is.
+    vectors is. dim: D, where it is known.
 
     Raises:
-      UserError: it cannot be read, is empty, or a query is not finite.
+      UserError: it cannot be read, is empty, of another dimension, or a query is not finite.
     """
     if path.suffix == ".npy":
         try:
@@ -33,6 +33,11 @@ def read_queries(path: Path, most: int, seed: int) -> np.ndarray:
     else:
         source = open_source(path)
         queries = source_rows(path, _drawn(source.size, most, seed))
+    if dim not in (None, queries.shape[1]):
+        raise UserError(
+            f"{path}: queries of {queries.shape[1]} numbers, where the vectors have {dim} numbers.",
+            "Give queries of the model that the vectors are from.",
+        )
     finite = np.isfinite(queries).all(axis=1)
     if not finite.all():
         raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from retrieval.index.tuner.tune import Tuned, describe
 
 _FORMAT = 1
 _SIZE = (6.0, 4.0)  # inches
+_CHARACTERS = 80  # of a line as wide
 
 
 def write_tuned(path: Path, tuned: Tuned) -> None:
@@ -71,12 +73,13 @@ def draw_frontier(path: Path, tuned: Tuned) -> None:
         s=120,
         color="red",
         zorder=4,
-        label=describe(tuned.chosen.setting),
+        label="chosen",
     )
-    axes.axvline(tuned.target, linestyle="--", linewidth=1, color="gray")
+    axes.axvline(tuned.target, linestyle="--", linewidth=1, color="gray", label=f"target {tuned.target:g}")
     least = min(max(tuned.target - 4 * (1 - tuned.target), 0), tuned.chosen.recall)
     axes.set(yscale="log", xlabel=f"recall@{tuned.k}", ylabel=f"queries/s (batch {BATCH})", xlim=(least, 1.005))
-    axes.set_title(f"{tuned.size:,} vectors of {tuned.dim}")
+    chosen = textwrap.fill(f"chosen: {describe(tuned.chosen.setting)}", _CHARACTERS)
+    axes.set_title(f"{tuned.size:,} vectors of {tuned.dim}\n{chosen}", fontsize="small")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
     with atomic_file(path) as temporary:

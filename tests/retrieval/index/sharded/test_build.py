@@ -17,9 +17,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from foundation import files
 from foundation.errors import UserError
 from retrieval.index import Effort, Searcher, ShardedIndex, TreeSetting, build_sharded
 from retrieval.index.recall import exact_search, recall_of
+from retrieval.index.sharded import build
 from retrieval.index.sharded.distinct import repeated_value
 from retrieval.index.sharded.index import merged
 from retrieval.index.sources.source import open_source
@@ -146,6 +148,28 @@ class TestBuild:
         with pytest.raises(UserError, match=r"made from something else .shards: 2, now 3"):
             build_sharded(source, tmp_path / "out", None, 3, 1)
 
+    def test_the_queries_that_chose_the_effort_are_part_of_what_it_was_made_from(self, tmp_path, source, queries):
+        build_sharded(source, tmp_path / "out", SETTING, 1, 1, 0.9, queries)
+        with pytest.raises(UserError, match=r"made from something else .queries: "):
+            build_sharded(source, tmp_path / "out", SETTING, 1, 1, 0.9, queries[:30])
+        build_sharded(source, tmp_path / "plain", SETTING, 1, 1, None, queries)
+        build_sharded(source, tmp_path / "plain", SETTING, 1, 1, None, queries[:30])  # which decided nothing
+
+    def test_codes_are_measured_once_however_often_it_is_gone_on_with(self, tmp_path, source, queries, monkeypatch):
+        """ScaNN's k-means is not reproducible: another measurement may come out otherwise."""
+        answers = iter([6, None])
+        monkeypatch.setattr(build, "measured_codes", lambda *given: next(answers))
+        with monkeypatch.context() as patched:
+            patched.setattr(build, "do_tasks", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                build_sharded(source, tmp_path / "out", SETTING, 2, 1, None, queries, measure_codes=True)
+        facts = build_sharded(source, tmp_path / "out", SETTING, 2, 1, None, queries, measure_codes=True)
+        assert facts.setting.codes == 6
+        assert build_sharded(source, tmp_path / "out", SETTING, 2, 1, None, queries, measure_codes=True) == facts
+        assert ShardedIndex.load(tmp_path / "out").facts == facts
+        assert next(answers) is None
+        assert sorted(e.name for e in (tmp_path / "out").iterdir()) == ["shard-00000", "shard-00001", "sharded.json"]
+
 
 class TestKilled:
     PROGRAM = """
@@ -195,11 +219,70 @@ build_sharded(sys.argv[1], sys.argv[2], TreeSetting(40, 40, 300), 4, 1)
         with pytest.raises(UserError, match=r"a build from something else was not finished .shards: 4, now 5"):
             build_sharded(source, tmp_path / "out", SETTING, 5, 2)
 
+    def test_killed_while_it_commits_it_is_still_of_its_plan_alone(self, tmp_path, source, ids, vectors, monkeypatch):
+        """The last seconds of a large build: all files are written out, and then renamed."""
+        with monkeypatch.context() as patched:
+            patched.setattr(files, "_sync", interrupted_at(tmp_path / ".out.building"))
+            with pytest.raises(KeyboardInterrupt):
+                build_sharded(source, tmp_path / "out", None, 2, 1)
+        other = write_npy(tmp_path / "other", ids[::-1], vectors)
+        with pytest.raises(UserError, match=r"a build from something else was not finished .source: "):
+            build_sharded(other, tmp_path / "out", None, 2, 1)
+        before = (tmp_path / ".out.building" / "shard-00000" / "searcher.json").stat().st_mtime_ns
+        build_sharded(source, tmp_path / "out", None, 2, 1)
+        assert (tmp_path / "out" / "shard-00000" / "searcher.json").stat().st_mtime_ns == before
+        assert sorted(e.name for e in (tmp_path / "out").iterdir()) == ["shard-00000", "shard-00001", "sharded.json"]
+
+    def test_shards_of_no_known_plan_are_not_taken(self, tmp_path, source, ids, vectors, queries):
+        self.killed(tmp_path, source)
+        (tmp_path / ".out.building" / "plan.json").unlink()
+        other = write_npy(tmp_path / "other", 7 + ids, vectors)
+        build_sharded(other, tmp_path / "out", SETTING, 4, 1)
+        wanted, _ = exact_search(vectors, queries, 10)
+        assert recall_of(ShardedIndex.load(tmp_path / "out").search(queries, 10)[0], 7 + ids[wanted]) > 0.9
+
+    def test_a_source_mended_after_it_was_refused_is_built(self, tmp_path, ids, vectors, queries, capsys):
+        bad = vectors.copy()
+        bad[5_000] = np.nan
+        path = write_npy(tmp_path / "s", ids, bad)
+        with pytest.raises(UserError, match="is not finite"):
+            build_sharded(path, tmp_path / "out", None, 2, 1)
+        np.save(path / "vectors.npy", vectors)
+        build_sharded(path, tmp_path / "out", None, 2, 1)
+        assert "begun again" in capsys.readouterr().err
+        wanted, _ = exact_search(vectors, queries, 10)
+        np.testing.assert_array_equal(ShardedIndex.load(tmp_path / "out").search(queries, 10)[0], ids[wanted])
+
+    def test_a_source_that_changes_while_it_is_built_is_told(self, tmp_path, source, vectors, monkeypatch):
+        def meanwhile(*given):
+            done_by_workers(*given)
+            np.save(source / "vectors.npy", vectors + 1)
+
+        done_by_workers = build.do_tasks
+        monkeypatch.setattr(build, "do_tasks", meanwhile)
+        with pytest.raises(UserError, match="it changed while the index was built"):
+            build_sharded(source, tmp_path / "out", None, 2, 1)
+        assert not (tmp_path / "out").exists()
+
     def killed(self, tmp_path, source):
         process = self.start(source, tmp_path / "out")
         until((tmp_path / ".out.building" / "shard-00000").exists)
         process.kill()
         process.wait()
+
+
+def interrupted(*given):
+    raise KeyboardInterrupt
+
+
+def interrupted_at(folder):
+    def sync(path):
+        if path == folder and (folder / "sharded.json").exists():
+            raise KeyboardInterrupt
+        real(path)
+
+    real = files._sync
+    return sync
 
 
 def until(condition, seconds=60.0):
