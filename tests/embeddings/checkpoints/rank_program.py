@@ -20,7 +20,7 @@ from embeddings import (
     save_tables,
 )
 from embeddings.sharding import ShardingPlan, TableSharding
-from foundation.tf import tf
+from foundation.tf import as_written, tf
 from strategies import create_strategy
 from strategies.mirrored import DEVICES
 
@@ -74,6 +74,7 @@ def main() -> None:
         tape.gradient(loss, layer.trainable_variables)
 
     @tf.function(reduce_retracing=True)
+    @as_written
     def step(inputs):
         strategy.run(one, inputs)
 
