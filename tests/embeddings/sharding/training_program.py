@@ -29,8 +29,7 @@ def main() -> None:
     strategy = create_strategy("mirrored" if DEVICES in os.environ else joined)
     rank = 0 if isinstance(strategy, MirroredStrategy) else strategy.communicator.rank
     for scenario in scenarios:
-        results = _train(strategy, scenario, steps)
-        np.savez(out / f"{scenario}-{rank}.npz", **results)
+        np.savez(out / f"{scenario}-{rank}.npz", **train(strategy, scenario, steps))
 
 
 def _break(communicator):
@@ -107,7 +106,8 @@ def _ahead(batches, begin):
     yield begun
 
 
-def _train(strategy, scenario, steps):
+def train(strategy, scenario, steps):
+    """Losses, rows of the tables and weights, by name."""
     kind, _, how = scenario.partition("+")
     communicator = strategy.communicator
     if how == "broken":
