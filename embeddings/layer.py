@@ -23,7 +23,7 @@ from embeddings.sharding.sharded import sharded_tables
 from embeddings.tables.dynamic import DynamicTable, Vocabulary
 from embeddings.tables.static import StaticTable
 from embeddings.wire import Wire
-from foundation.tf import is_watched, keras, own_variables, tf
+from foundation.tf import as_written, is_watched, keras, own_variables, tf
 from strategies import LocalCommunicator, MirroredCommunicator, communicator_of, is_tpu, replicas_of, servers_of
 
 if TYPE_CHECKING:
@@ -174,6 +174,9 @@ class ShardedEmbedding(keras.layers.Layer):
     def call(self, inputs: Mapping[str, Any] | Begun, training: bool | None = None) -> dict[str, Any]:
         """See the class. inputs: by feature, or what `begin` gave. training: True also checks that the step before was
         applied."""
+        return as_written(self._outputs_of)(inputs, training)
+
+    def _outputs_of(self, inputs: Mapping[str, Any] | Begun, training: bool | None) -> dict[str, Any]:
         _refuse_replicas(self._communicator)
         inputs, routed = self._as_begun(inputs, training)
         bags = self._bags(inputs)

@@ -38,6 +38,10 @@ absl.logging.set_verbosity(absl.logging.ERROR)
 keras = tf.keras
 Trackable = tf.__internal__.tracking.Trackable  # what a checkpoint can hold
 
+# `as_written(f)`: f, traced as it is. AutoGraph would first read, rewrite and compile it and all that it calls, which
+# takes as long as the tracing itself, for loops and branches over tensors: what has none asks to be spared.
+as_written = tf.autograph.experimental.do_not_convert
+
 
 @contextlib.contextmanager
 def tf_write_errors(path: str | os.PathLike[str]) -> Iterator[None]:
@@ -77,4 +81,4 @@ def is_being_saved() -> bool:
     return bool(save_context.in_save_context())
 
 
-__all__ = ["Trackable", "is_being_saved", "is_watched", "keras", "tf", "tf_write_errors", "xplane_pb2"]
+__all__ = ["Trackable", "as_written", "is_being_saved", "is_watched", "keras", "tf", "tf_write_errors", "xplane_pb2"]

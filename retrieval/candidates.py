@@ -19,7 +19,7 @@ from embeddings.optimizers import SGD
 from embeddings.pooling import pooled
 from foundation.errors import UserError
 from foundation.tensors import to_tensors
-from foundation.tf import tf
+from foundation.tf import as_written, tf
 from inputs.entities import FeatureSpec
 from inputs.features import FeatureSpace, Inputs
 from inputs.ragged import Ragged
@@ -67,7 +67,7 @@ class SavedCandidates:
     ) -> None:
         self._space, self._now, self._folder = space, now, tables
         self._tower = CandidateTower(space.item_features, config, seed)
-        self._embed = tf.function(self._tower.embed_items, reduce_retracing=True)
+        self._embed = tf.function(as_written(self._tower.embed_items), reduce_retracing=True)
         self._rows = _tables(tables, self._tower)
         try:
             DenseCheckpoint(model=self._tower).read(str(dense))

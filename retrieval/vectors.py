@@ -9,7 +9,7 @@ from operator import call
 import numpy as np
 
 from foundation.tensors import to_tensors
-from foundation.tf import tf
+from foundation.tf import as_written, tf
 from inputs.features import FeatureSpace, Inputs
 from inputs.ragged import Ragged
 from retrieval.two_tower import TwoTower
@@ -22,8 +22,8 @@ class Vectors:
 
     def __init__(self, model: TwoTower, space: FeatureSpace, run: Callable[..., tf.Tensor] = call) -> None:
         self._space = space
-        self._embed_queries = tf.function(partial(run, model.embed_queries), reduce_retracing=True)
-        self._embed_items = tf.function(partial(run, model.embed_items), reduce_retracing=True)
+        self._embed_queries = tf.function(as_written(partial(run, model.embed_queries)), reduce_retracing=True)
+        self._embed_items = tf.function(as_written(partial(run, model.embed_items)), reduce_retracing=True)
 
     def queries(self, users: np.ndarray, histories: Ragged) -> np.ndarray:
         """[Q, D] or [Q, interests, D] float32 of users [Q] (positions) with these histories (item positions, oldest

@@ -16,7 +16,7 @@ import numpy as np
 from embeddings.kernels import stock_only
 from foundation.errors import UserError, damaged, first_line
 from foundation.files import atomic_directory, read_json
-from foundation.tf import tf, tf_write_errors
+from foundation.tf import as_written, tf, tf_write_errors
 from inputs.features import FeatureSpace
 from inputs.histories import Histories
 from postranking.config import PostRankingConfig
@@ -131,6 +131,7 @@ def load_signature(path: Path) -> Any:
 
 def _save_tower(path: Path, embed: Any, features: Any, output: str) -> None:
     @tf.function(input_signature=[signature_of(features)])
+    @as_written
     def serve(flat: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         return {output: embed(unflatten(features, flat))}
 
@@ -142,6 +143,7 @@ def _save_ranker(path: Path, ranker: Ranker, space: FeatureSpace) -> None:
     signature = {**signature_of(features), "list_row_splits": tf.TensorSpec([None], tf.int64, "list_row_splits")}
 
     @tf.function(input_signature=[signature])
+    @as_written
     def serve(flat: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         inputs = unflatten(features, flat)
         query = {name: inputs[name] for name in space.query_features}

@@ -10,10 +10,14 @@ ROOT = Path(__file__).parent
 LONGEST = (  # each in turn to whichever tester is free; the second tester does not need what the first one makes
     "trainer/test_workers.py",
     "embeddings/sharding/test_law_1.py",
+    "trainer/test_surviving.py",
     "trainer/test_resume.py",
     "trainer/test_tpu.py",
     "trainer/test_command_line.py",
     "trainer/test_pipeline.py",
+    "trainer/test_nonfinite.py",
+    "trainer/test_bad_weather.py",
+    "ranking/test_ranker.py",
     "embeddings/kernels/test_build.py",
     "embeddings/test_parameter_server.py",
     "strategies/test_parameter_server.py",
@@ -21,6 +25,11 @@ LONGEST = (  # each in turn to whichever tester is free; the second tester does 
     "embeddings/test_fused_training.py",
     "strategies/test_shared_memory.py",
     "strategies/test_communicators.py",
+    "examples/test_examples.py",
+    "trainer/test_warm_start.py",
+    "trainer/supervisor/test_parameter_servers.py",
+    "embeddings/checkpoints/test_ranks.py",
+    "embeddings/test_tpu.py",
 )
 
 # A shell that starts them in the background has its children ignore these, and tests send them to commands they start.

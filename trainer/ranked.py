@@ -12,7 +12,7 @@ from evaluation.bootstrap import ClusterBootstrap, Interval
 from evaluation.config import EvaluationConfig
 from evaluation.ranking import RankedLists, binary_metrics, list_ndcg, number_metrics
 from foundation.tensors import to_tensors
-from foundation.tf import tf
+from foundation.tf import as_written, tf
 from inputs.batches import list_inputs
 from inputs.features import FeatureSpace
 from inputs.histories import Histories
@@ -42,7 +42,7 @@ class Predictor:
             predictions = model.predict(query, items, splits)
             return {**predictions, "value": model.value(predictions)}
 
-        self._predict = tf.function(partial(run, predict), reduce_retracing=True)
+        self._predict = tf.function(as_written(partial(run, predict)), reduce_retracing=True)
 
     def predict(self, lists: PeriodLists, chosen: np.ndarray) -> RankedLists:
         """The chosen lists (numbers) with every objective's prediction, the value, and the labels."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from foundation.tf import keras, tf
+from foundation.tf import as_written, keras, tf
 from strategies import ParameterServerStrategy, Strategy
 from strategies.share import summed
 from trainer.world import World
@@ -49,7 +49,7 @@ def steps_of(model: Any, optimizer: keras.optimizers.Optimizer, world: World) ->
         return finish(model.begin(batch, step), step)
 
     if isinstance(strategy, ParameterServerStrategy):
-        return _asynchronous(strategy, whole, names)
+        return _asynchronous(strategy, as_written(whole), names)
     way = _ahead if model.embedding.begins_ahead else _one_by_one
     sums = way(strategy, model.begin, finish, names)
 
@@ -73,13 +73,15 @@ def _one_by_one(
 ) -> Sums:
     """The sum of what the steps give, and the first step whose loss is not finite, or -1."""
 
+    run_begun = as_written(strategy.run_begun)
+
     @tf.function(reduce_retracing=True)
     def sums(feeds: list[Any], count: tf.Tensor, first_step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         batches = strategy.distribute(feeds)
         total, bad = tf.zeros([]), tf.constant(-1, tf.int64)
         for step in tf.range(first_step, first_step + count):
             tf.autograph.experimental.set_loop_options(shape_invariants=[(total, tf.TensorShape(None))])
-            losses = strategy.run_begun(begin, finish, next(batches), step)
+            losses = run_begun(begin, finish, next(batches), step)
             total, bad = total + losses, _first_bad(bad, step, losses, names)
         return total, bad
 
@@ -89,6 +91,7 @@ def _one_by_one(
 def _ahead(strategy: Strategy, begin: Callable[..., Any], finish: Callable[..., tf.Tensor], names: list[str]) -> Sums:
     """The same, each step begun while the one before computes: TensorFlow runs what does not depend on each other as
     it becomes ready, and `begin` depends on the batch alone."""
+    run = as_written(strategy.run)
     form: list[Any] = []  # of what `begin` gives, as tf.nest sees it; and which of it is None
 
     def begun(batch: Any, step: tf.Tensor) -> list[tf.Tensor]:
@@ -107,7 +110,7 @@ def _ahead(strategy: Strategy, begin: Callable[..., Any], finish: Callable[..., 
     def sums(feeds: list[Any], count: tf.Tensor, first_step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         batches = strategy.distribute(feeds)
         total, bad, last = tf.zeros([]), tf.constant(-1, tf.int64), first_step + count - 1
-        ahead = strategy.run(begun, next(batches), first_step)
+        ahead = run(begun, next(batches), first_step)
         any_size = [tf.TensorShape([None, *each.shape[1:]] if len(each.shape) else []) for each in ahead]
         for step in tf.range(first_step, first_step + count):
             tf.autograph.experimental.set_loop_options(
@@ -115,8 +118,8 @@ def _ahead(strategy: Strategy, begin: Callable[..., Any], finish: Callable[..., 
             )
             now = ahead
             if step < last:
-                ahead = strategy.run(begun, next(batches), step + 1)
-            losses = strategy.run(finished, now, step)
+                ahead = run(begun, next(batches), step + 1)
+            losses = run(finished, now, step)
             total, bad = total + losses, _first_bad(bad, step, losses, names)
         return total, bad
 

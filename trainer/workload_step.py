@@ -15,7 +15,7 @@ from embeddings import FeatureConfig, ShardedEmbedding, TableConfig
 from embeddings.planner.tables import TableSpec, Workload
 from embeddings.sharding import ShardingPlan
 from foundation.memory import keep_freed_memory
-from foundation.tf import keras, tf
+from foundation.tf import as_written, keras, tf
 from strategies import Communicator
 from strategies.share import summed
 
@@ -62,6 +62,7 @@ def training_step(
     optimizer.build(variables)
 
     @tf.function
+    @as_written
     def step(batch: Batch) -> tf.Tensor:
         with tf.GradientTape() as tape:
             vectors = list(layer(batch, training=True).values())

@@ -12,7 +12,7 @@ from embeddings import SGD, Adagrad, Adam, FeatureConfig, RowWiseAdagrad, Sharde
 from embeddings.checkpoints import restore_tables, save_tables
 from embeddings.parameter_server import MOST_AWAITED
 from embeddings.sharding import ShardingPlan, TableSharding
-from foundation.tf import keras, tf
+from foundation.tf import as_written, keras, tf
 from strategies import ParameterServerStrategy
 
 BATCH, USERS, ITEMS = 64, 3_000, 200
@@ -80,6 +80,7 @@ class Model:
         score = self.dense(joined)[:, 0] + tf.reduce_sum(vectors["user"] * vectors["item"], 1)
         return tf.reduce_mean(tf.square(score - label))
 
+    @as_written
     def step(self, inputs, label):
         with tf.GradientTape() as tape:
             loss = self.loss(inputs, label, True)

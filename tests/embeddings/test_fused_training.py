@@ -140,7 +140,7 @@ problems = {
 }
 
 
-@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps_per_execution=st.sampled_from([1, 5]), **problems)
 def test_fit_equals_the_reference(reference, seed, method, combiners, weighted, shared, clip, steps_per_execution):
     kind, options = method

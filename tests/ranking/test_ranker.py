@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from foundation.tensors import to_tensors
-from foundation.tf import keras, tf
+from foundation.tf import as_written, keras, tf
 from inputs.schema import Label
 from ranking.config import RankingConfig
 from ranking.ranker import Ranker
@@ -35,25 +35,29 @@ def trained(ranker: Ranker, batches: list[dict[str, Any]], steps: int, first: in
     signature = {k: _any_length(s) for k, s in signature.items()}
     source = tf.data.Dataset.from_generator(lambda: map(to_tensors, batches), output_signature=signature).repeat()
 
-    def step_of(batch: dict[str, Any], step: tf.Tensor) -> dict[str, tf.Tensor]:
+    names: list[str] = []
+
+    @as_written
+    def step_of(batch: dict[str, Any], step: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
             losses = _losses(ranker, batch, step)
         variables = ranker.trainable_variables
         optimizer.apply_gradients(zip(tape.gradient(losses["loss"], variables), variables, strict=True))
-        return losses
+        names[:] = losses
+        return tf.stack(list(losses.values()))
 
     @tf.function
-    def run(iterator: Any, start: tf.Tensor, count: tf.Tensor) -> dict[str, tf.Tensor]:
-        sums = step_of(next(iterator), start)
-        for i in tf.range(start + 1, start + count):
-            losses = step_of(next(iterator), i)
-            sums = {name: sums[name] + losses[name] for name in sums}
-        return {name: value / tf.cast(count, tf.float32) for name, value in sums.items()}
+    def run(iterator: Any, start: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+        total = tf.zeros([])
+        for i in tf.range(start, start + count):
+            tf.autograph.experimental.set_loop_options(shape_invariants=[(total, tf.TensorShape(None))])
+            total += step_of(next(iterator), i)
+        return total / tf.cast(count, tf.float32)
 
     iterator, history = iter(source), []
     for start in range(first, first + steps, 20):
         means = run(iterator, tf.constant(start, tf.int64), tf.constant(20, tf.int64))
-        history.append({name: float(value) for name, value in means.items()})
+        history.append(dict(zip(names, means.numpy().tolist(), strict=True)))
     return history
 
 

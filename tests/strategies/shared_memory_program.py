@@ -1,7 +1,8 @@
-"""What a rank runs that shares memory with others: `shared_memory_program.py CASE RANK RANKS FOLDER`.
+"""What a rank runs that shares memory with others: `shared_memory_program.py RANK FOLDER GROUPS`.
 
-The ranks come together through files in FOLDER, so no server of TensorFlow's has a say in what happens when one ends.
-What a rank has to tell it writes to FOLDER/said-RANK; what it exchanged is checked here.
+GROUPS is JSON: {name: [case, its environment of each rank]}, groups that the ranks form one after another. They come
+together through files in FOLDER/NAME, so no server of TensorFlow's has a say in what happens when one ends. What a rank
+has to tell it writes to said-RANK there; what it exchanged is checked here.
 """
 
 import faulthandler
@@ -12,6 +13,8 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -44,12 +47,21 @@ class FolderCommunicator:
         return tf.constant(np.concatenate(values))
 
 
-def main() -> None:
-    case, rank, ranks, folder = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
-    tf.config.threading.set_inter_op_parallelism_threads(1)
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    if largest := int(os.environ.get("LARGEST_FILE", "0")):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+@contextmanager
+def _under(environment: dict[str, str]) -> Iterator[None]:
+    """LARGEST_FILE: bytes."""
+    before, limits = dict(os.environ), resource.getrlimit(resource.RLIMIT_FSIZE)
+    os.environ.update(environment)
+    if largest := environment.get("LARGEST_FILE"):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(largest), limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    for name in environment.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
+
+
+def _told(case: str, rank: int, ranks: int, folder: Path) -> str:
     try:
         communicator = communicator_for(FolderCommunicator(rank, ranks, folder))
         said = type(communicator).__name__
@@ -57,8 +69,19 @@ def main() -> None:
             said = CASES[case](communicator, folder) or said
     except UserError as error:
         said = str(error)
-    (folder / f"said-{rank}").write_text(said)
-    sys.stdout.flush()
+    return said
+
+
+def main() -> None:
+    rank, folder, groups = int(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    for name, (case, environments) in groups.items():
+        faulthandler.dump_traceback_later(LONG, exit=True)
+        with _under(environments[rank]):
+            said = _told(case, rank, len(environments), folder / name)
+        print(f"END OF {name}", flush=True)
+        (folder / name / f"said-{rank}").write_text(said)
     os._exit(0)
 
 
@@ -179,5 +202,4 @@ CASES = {case.__name__: case for case in (works, killed, leaves, stopped, cut_of
 
 
 if __name__ == "__main__":
-    faulthandler.dump_traceback_later(LONG, exit=True)
     main()

@@ -19,9 +19,9 @@ from tests.strategies.communicator_cases import (
     LARGE_WIDTH,
     LOOPS,
     RANDOM_ROUNDS,
-    SHAPES,
     parts_of,
     random_sizes,
+    shapes_of,
     sizes_of,
     values_of,
 )
@@ -85,7 +85,7 @@ def test_the_topology_is_what_was_started(results):
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_all_to_all_brings_each_rank_its_rows_in_the_order_of_senders(results, mode, case, dtype):
-    for name, shape in SHAPES.items():
+    for name, shape in shapes_of(dtype).items():
         for rank, found in enumerate(results):
             wanted = parts_of(sizes_of(case, len(results)), shape, rank)
             np.testing.assert_array_equal(found[f"every_kind/{mode}/all_to_all/{case}/{dtype}/{name}"], wanted)

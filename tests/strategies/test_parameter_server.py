@@ -53,7 +53,7 @@ def test_every_step_is_taken_though_workers_are_killed(tmp_path):
     assert "topology 2 2" in said
 
 
-@pytest.mark.parametrize("server", [0, 1])
+@pytest.mark.parametrize("server", [pytest.param(0, marks=pytest.mark.long), 1])
 def test_a_killed_parameter_server_ends_the_job(tmp_path, server):
     with ServerGroup(tmp_path) as group:
         group.start(PROGRAM, str(tmp_path))

@@ -166,6 +166,18 @@ def finished_run(job_file, made_once) -> Path:
 
 
 @pytest.fixture(scope="session")
+def two_workers_run(job_file, made_once) -> Path:
+    """The same of two workers; what was said is in said.txt beside it."""
+
+    def make(folder: Path) -> None:
+        done = command("run", job_file, "--run-dir", folder / "run", "--workers", 2)
+        assert done.returncode == 0, done.stdout + done.stderr
+        (folder / "said.txt").write_text(done.stderr)
+
+    return made_once("two-workers", make) / "run"
+
+
+@pytest.fixture(scope="session")
 def prepared(finished_run, made_once) -> Path:
     """A run directory of the small job with the data stage alone done, to be copied."""
 

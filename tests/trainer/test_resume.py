@@ -8,7 +8,7 @@ import yaml
 
 
 @pytest.mark.parametrize("stage", ["retrieval", pytest.param("ranking", marks=pytest.mark.long)])
-def test_killed_twice_ends_with_the_same_bits(stage, finished_run, prepared, job_file, tools, tmp_path):
+def test_killed_twice_ends_with_the_same_bits(stage, finished_run, prepared, job_file, tools, headrace, tmp_path):
     runs = [finished_run, shutil.copytree(prepared, tmp_path / "killed")]
     checkpoints = runs[1] / "checkpoints" / stage
     for committed in (1, 3):  # killed after the first checkpoint, then again later on
@@ -17,9 +17,9 @@ def test_killed_twice_ends_with_the_same_bits(stage, finished_run, prepared, job
         tools.kill_when(process, lambda step=step: any(checkpoints.glob(f"step-{step:08d}")))
         assert process.wait() == -9
         assert not (runs[1] / "curves.jsonl").exists()
-    done = tools.command("train", stage, job_file, "--run-dir", runs[1])
-    assert done.returncode == 0, done.stderr
-    assert f"{stage}: going on from step" in done.stderr
+    code, said = headrace("train", stage, job_file, "--run-dir", runs[1])
+    assert code == 0, said
+    assert f"{stage}: going on from step" in said
     (name, undisturbed), (other, killed) = (tools.variables_of(run, stage) for run in runs)
     assert name == other
     assert undisturbed.keys() == killed.keys()

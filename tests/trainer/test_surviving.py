@@ -25,18 +25,6 @@ def faulty():
     return environment
 
 
-@pytest.fixture(scope="session")
-def two_workers(prepared, job_file, tools, made_once):
-    """What two workers train when nothing happens."""
-
-    def make(folder):
-        run = shutil.copytree(prepared, folder / "run")
-        done = tools.command(*RETRIEVAL, job_file, "--run-dir", run, "--workers", 2)
-        assert done.returncode == 0, done.stderr
-
-    return made_once("two-workers", make) / "run"
-
-
 @pytest.fixture
 def run(prepared, tmp_path):
     return shutil.copytree(prepared, tmp_path / "run")
@@ -87,7 +75,7 @@ def _assert_same_tables(run, other):
         np.testing.assert_allclose(ours[key], values, rtol=1e-5, atol=1e-6, err_msg=str(key))
 
 
-def test_a_killed_rank_is_started_again_and_the_bits_are_the_same(run, two_workers, job_file, tools):
+def test_a_killed_rank_is_started_again_and_the_bits_are_the_same(run, two_workers_run, job_file, tools):
     process = tools.start(*RETRIEVAL, job_file, "--run-dir", run, "--workers", 2)
     tools.kill_when(process, lambda: _steps(run), how=0)
     os.kill(tools.process_of(1, process.pid), signal.SIGKILL)
@@ -96,7 +84,7 @@ def test_a_killed_rank_is_started_again_and_the_bits_are_the_same(run, two_worke
     assert "rank 1 of 2 was killed by SIGKILL" in said
     assert "Restart 1 of 3 in 1 s, from step " in said
     assert "retrieval: going on from step" in said
-    tools.assert_same_bits(run, two_workers, "retrieval")
+    tools.assert_same_bits(run, two_workers_run, "retrieval")
     assert not list(run.rglob("*.partial"))
 
 
@@ -114,7 +102,7 @@ def test_the_step_that_kills_twice_is_told(run, job_file, tools, faulty, tmp_pat
 
 
 @pytest.mark.long
-def test_sigterm_checkpoints_and_the_same_command_goes_on(run, two_workers, job_file, tools):
+def test_sigterm_checkpoints_and_the_same_command_goes_on(run, two_workers_run, job_file, tools):
     words = (*RETRIEVAL, job_file, "--run-dir", run, "--workers", 2)
     process = tools.start(*words)
     tools.kill_when(process, lambda: _steps(run), how=signal.SIGTERM)  # to the supervisor
@@ -130,21 +118,21 @@ def test_sigterm_checkpoints_and_the_same_command_goes_on(run, two_workers, job_
     assert f"retrieval: going on from step {left}" in said
     done = tools.command(*words)
     assert done.returncode == 0, done.stderr
-    tools.assert_same_bits(run, two_workers, "retrieval")
+    tools.assert_same_bits(run, two_workers_run, "retrieval")
 
 
-def test_a_worker_that_never_comes_back_is_done_without(run, two_workers, job_file, tools, faulty, tmp_path):
+def test_a_worker_that_never_comes_back_is_done_without(run, two_workers_run, job_file, tools, faulty, tmp_path):
     (gone := tmp_path / "gone").touch()
     words = (*RETRIEVAL, job_file, "--run-dir", run, "--workers", 2, "--min-workers", 1)
     process = tools.start(*words, env=faulty(LOST_SLOT=f"1:{gone}"))
     said = process.communicate(timeout=300)[0]
     assert process.returncode == 0, said
     assert "it does not come back. Going on with 1 worker of 2, from the end of data." in said
-    _assert_same_tables(run, two_workers)
+    _assert_same_tables(run, two_workers_run)
 
 
 @pytest.mark.long
-def test_after_a_worker_was_lost_the_run_grows_again(run, two_workers, job_file, tools, faulty, tmp_path):
+def test_after_a_worker_was_lost_the_run_grows_again(run, two_workers_run, job_file, tools, faulty, tmp_path):
     (gone := tmp_path / "gone").touch()
     words = (*RETRIEVAL, job_file, "--run-dir", run, "--min-workers", 1)
     process = tools.start(*words, "--workers", 2, env=faulty(LOST_SLOT=f"1:{gone}"))
@@ -158,7 +146,7 @@ def test_after_a_worker_was_lost_the_run_grows_again(run, two_workers, job_file,
     done = tools.command(*words, "--workers", 4)
     assert done.returncode == 0, done.stderr
     assert "retrieval: going on from step" in done.stderr
-    _assert_same_tables(run, two_workers)
+    _assert_same_tables(run, two_workers_run)
 
 
 def _runs_two(tools, process):

@@ -28,12 +28,21 @@ def _assert_same_curves(run, other, stages=("retrieval", "ranking")):
         assert ours[point] == pytest.approx(value, rel=1e-4, abs=1e-6), point
 
 
-@pytest.mark.parametrize("strategy", ["multi_worker", pytest.param("mirrored", marks=pytest.mark.long)])
-def test_two_workers_end_with_one_workers_metrics(strategy, job_file, finished_run, tools, tmp_path):
+def test_two_workers_end_with_one_workers_metrics(two_workers_run, finished_run):
+    _assert_same_numbers(two_workers_run, (two_workers_run.parent / "said.txt").read_text(), finished_run, {0, 1})
+    assert sorted(path.name for path in (two_workers_run / "logs").iterdir()) == ["rank-0.log", "rank-1.log"]
+
+
+@pytest.mark.long
+def test_two_replicas_end_with_one_workers_metrics(job_file, finished_run, tools, tmp_path):
     run = tmp_path / "run"
-    words = [] if strategy == "multi_worker" else ["--strategy", strategy]  # the first is what several workers are
-    done = tools.command("run", job_file, "--run-dir", run, "--workers", 2, *words)
+    done = tools.command("run", job_file, "--run-dir", run, "--workers", 2, "--strategy", "mirrored")
     assert done.returncode == 0, done.stdout + done.stderr
+    _assert_same_numbers(run, done.stderr, finished_run, {0})
+
+
+def _assert_same_numbers(run, said, finished_run, processes):
+    """And the chief alone spoke; processes: those whose ops were recorded."""
     _assert_same_curves(run, finished_run)
     ours, theirs = (_numbers(json.loads((at / "metrics.json").read_text())) for at in (run, finished_run))
     assert ours.keys() == theirs.keys()
@@ -41,13 +50,10 @@ def test_two_workers_end_with_one_workers_metrics(strategy, job_file, finished_r
     for key in models:
         assert ours[key] == pytest.approx(theirs[key], rel=0.02, abs=0.02), key
     assert (run / "report.html").stat().st_size > 10_000
-    assert "retrieval: done in" in done.stderr
-    assert done.stderr.count("retrieval: epoch 1 of 2") == 1, "the chief alone speaks"
+    assert "retrieval: done in" in said
+    assert said.count("retrieval: epoch 1 of 2") == 1, "the chief alone speaks"
     timeline = json.loads((run / "timelines" / "retrieval.json").read_text())["traceEvents"]
-    processes = {event["pid"] for event in timeline}
-    if strategy == "multi_worker":
-        assert processes == {0, 1}
-        assert sorted(path.name for path in (run / "logs").iterdir()) == ["rank-0.log", "rank-1.log"]
+    assert {event["pid"] for event in timeline} == processes
 
 
 @pytest.mark.long

@@ -20,7 +20,7 @@ from embeddings import (
     save_tables,
 )
 from embeddings.sharding import ShardingPlan, TableSharding
-from foundation.tf import tf
+from foundation.tf import as_written, tf
 from strategies import create_strategy
 from strategies.mirrored import DEVICES
 
@@ -60,7 +60,11 @@ def main() -> None:
     tf.config.threading.set_intra_op_parallelism_threads(1)
     joined = "multi_worker" if "TF_CONFIG" in os.environ else "single"
     joined = "horovod" if "HOROVOD_RANK" in os.environ else joined
-    strategy = create_strategy("mirrored" if DEVICES in os.environ else joined)
+    save_tables(trained(create_strategy("mirrored" if DEVICES in os.environ else joined), *sys.argv[2:]), sys.argv[1])
+
+
+def trained(strategy, source=None):
+    """The layer; source: tables that are read instead."""
     communicator = strategy.communicator
     with strategy.scope():
         layer = ShardedEmbedding(
@@ -74,18 +78,19 @@ def main() -> None:
         tape.gradient(loss, layer.trainable_variables)
 
     @tf.function(reduce_retracing=True)
+    @as_written
     def step(inputs):
         strategy.run(one, inputs)
 
     def batches(rank):
         return (_batch(k, rank, communicator.size) for k in range(STEPS))
 
-    if len(sys.argv) > 2:
-        restore_tables(layer, sys.argv[2])
+    if source is not None:
+        restore_tables(layer, source)
     else:
         for inputs in strategy.distribute([batches(rank) for rank in strategy.ranks]):
             step(inputs)
-    save_tables(layer, sys.argv[1])
+    return layer
 
 
 if __name__ == "__main__":

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embeddings import ShardedEmbedding, restore_tables, verify_tables
+from embeddings import ShardedEmbedding, restore_tables, save_tables, verify_tables
 from embeddings.checkpoints.compare import compare_tables
-from tests.embeddings.checkpoints.rank_program import TABLES, features
+from strategies import create_strategy
+from tests.embeddings.checkpoints.rank_program import TABLES, features, trained
 from tests.embeddings.checkpoints.worlds import rows_by_id
 from tests.embeddings.sharding.groups import run_group
 from tests.strategies.horovodrun import horovodrun
@@ -25,7 +26,7 @@ def _read(folder):
 @pytest.fixture(scope="module")
 def trained_by_one(tmp_path_factory):
     folder = tmp_path_factory.mktemp("one")
-    run_group(PROGRAM, [str(folder)], 1)
+    save_tables(trained(create_strategy("single")), folder)
     return _read(folder)
 
 

@@ -66,7 +66,7 @@ def _assert_equal(ours, twins):
         assert np.array_equal(ours[name], twins[name]), name
 
 
-@settings(deadline=None, max_examples=120)
+@settings(deadline=None, max_examples=60)
 @given(
     st.lists(st.lists(st.lists(IDS, max_size=30), min_size=2, max_size=2), min_size=1, max_size=12),
     st.sampled_from(POLICIES),

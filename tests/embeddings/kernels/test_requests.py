@@ -35,7 +35,7 @@ def _same(ours, twins):
 
 
 @pytest.mark.parametrize("which", WHICH)
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(
     st.lists(st.lists(st.integers(-5, 40) | st.integers(-(2**63), 2**63 - 1), max_size=40), min_size=1, max_size=5),
     st.integers(1, 3),
@@ -147,7 +147,7 @@ def _pooled_bytes(bag, owners, row_bytes):
 
 
 @pytest.mark.parametrize("which", WHICH)
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=40)
 @given(bags_of_static_tables(), st.booleans())
 def test_a_bags_requests_are_of_its_ids_and_go_to_who_holds_them(which, drawn, counted):
     bags, owners, ranks, row_bytes = drawn

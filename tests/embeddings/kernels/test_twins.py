@@ -55,7 +55,7 @@ def _three_steps(group, which, bags, seed):
     return outputs
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=40)
 @given(
     st.lists(features(), min_size=1, max_size=4),
     st.sampled_from(OPTIMIZERS),
@@ -77,7 +77,7 @@ def test_three_steps_leave_what_the_twins_leave(chosen, kind, dim, clip, decay, 
         np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-5)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(
     st.tuples(*[st.lists(st.integers(0, ROWS - 1), unique=True, max_size=40)] * 2),
     st.sampled_from(OPTIMIZERS),
@@ -110,7 +110,7 @@ def test_distinct_rows_outside_their_table_are_refused():
         WHICH[0].step(group, [Bag("f", 0, tf.constant([ROWS], tf.int64), None, None, None)], [tf.zeros([1, 4])])
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(
     st.lists(features(), min_size=1, max_size=3),
     st.sampled_from([1, 4, 7, 64]),

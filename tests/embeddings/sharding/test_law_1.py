@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from embeddings.sharding import KINDS
+from strategies import create_strategy
+from tests.embeddings.sharding import training_program
 from tests.embeddings.sharding.groups import run_group
 
-PROGRAM = Path(__file__).parent / "training_program.py"
+PROGRAM = Path(training_program.__file__)
 COVERING = [
     "table_wise+ahead",
     "column_wise+pooled",
@@ -52,15 +54,15 @@ def _tables_of(scenario):
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    """What one process trains in so many steps, by scenario; trained once."""
+def alone():
+    """What one process, this one, trains in so many steps, by scenario; trained once."""
     trained = {}
 
     def of(steps):
         if steps not in trained:
             scenarios = ["row_wise", "row_wise+dynamic", "row_wise+rejecting", "row_wise+pooled"]
-            found = _trained(tmp_path_factory.mktemp("alone"), 1, steps, scenarios)
-            trained[steps] = {scenario: rank for scenario, [rank] in found.items()}
+            single = create_strategy("single")
+            trained[steps] = {scenario: training_program.train(single, scenario, steps) for scenario in scenarios}
         return trained[steps]
 
     return of

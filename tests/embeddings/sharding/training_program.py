@@ -15,7 +15,7 @@ import numpy as np
 
 from embeddings import Adagrad, FeatureConfig, FrequencyAdmission, RowWiseAdagrad, ShardedEmbedding, TableConfig
 from embeddings.sharding import ShardingPlan, TableSharding
-from foundation.tf import keras, tf
+from foundation.tf import as_written, keras, tf
 from strategies import MirroredStrategy, create_strategy
 from strategies.mirrored import DEVICES
 
@@ -29,8 +29,7 @@ def main() -> None:
     strategy = create_strategy("mirrored" if DEVICES in os.environ else joined)
     rank = 0 if isinstance(strategy, MirroredStrategy) else strategy.communicator.rank
     for scenario in scenarios:
-        results = _train(strategy, scenario, steps)
-        np.savez(out / f"{scenario}-{rank}.npz", **results)
+        np.savez(out / f"{scenario}-{rank}.npz", **train(strategy, scenario, steps))
 
 
 def _break(communicator):
@@ -107,7 +106,8 @@ def _ahead(batches, begin):
     yield begun
 
 
-def _train(strategy, scenario, steps):
+def train(strategy, scenario, steps):
+    """Losses, rows of the tables and weights, by name."""
     kind, _, how = scenario.partition("+")
     communicator = strategy.communicator
     if how == "broken":
@@ -147,17 +147,21 @@ def _train(strategy, scenario, steps):
         return communicator.all_reduce(loss)
 
     @tf.function(reduce_retracing=True)
+    @as_written
     def step(batch):
         return strategy.run(one, batch)
 
     batches = _batches(strategy, steps, how == "pooled")
     if how == "ahead":
-        batches = _ahead(batches, tf.function(lambda inputs: strategy.run(begin, inputs), reduce_retracing=True))
+        batches = _ahead(
+            batches, tf.function(as_written(lambda inputs: strategy.run(begin, inputs)), reduce_retracing=True)
+        )
     losses = [float(step(batch)) for batch in batches]
     if how == "pooled" and communicator.size > 1 and kind != "data_parallel":
         assert layer.traffic()["distinct/first"] < 0.6, "owners pooled no bags"  # of ids that hardly repeat
 
     @tf.function
+    @as_written
     def read():
         asked = {"rows": tf.range(ROWS, dtype=tf.int64), "second_rows": tf.range(SECOND_ROWS, dtype=tf.int64)}
         return strategy.run(lambda: layer(asked, training=False))
