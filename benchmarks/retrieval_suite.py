@@ -219,7 +219,7 @@ def _add_leave_one_out(report: Report, name: str, judged: dict[str, dict[str, In
         shown = "sasrec" if model == OURS else model
         report.more_tables[1].add_row("" if place else name, shown, *(f"{values[m].value:.4f}" for m in values))
         for metric, value in values.items():
-            report.metrics[f"{name}.leave_one_out.{shown}.{metric}"] = value.value
+            _add(report.metrics, f"{name}.leave_one_out.{shown}.{metric}", value)
     report.more_tables[1].add_section()
 
 
