@@ -51,6 +51,7 @@ SASREC: Settings = {
     "inputs.history_length": 20,  # whose cost is most of the training's
     "retrieval.encoder": "attention",
     "retrieval.attention.length": 20,
+    "retrieval.attention.dropout": 0.3,
     "retrieval.tower": "identity",
     "retrieval.query_features": ["history_item_id"],
     "retrieval.item_features": ["item_id"],
@@ -63,8 +64,8 @@ SASREC: Settings = {
     "retrieval.id_dropout": 0.0,
     "retrieval.dropout": 0.0,
     "retrieval.batch_size": 512,
-    "retrieval.epochs": 4,
-    "retrieval.patience": 2,
+    "retrieval.epochs": 10,
+    "retrieval.patience": 3,
 }
 # For sizes at which nothing is learned.
 QUICK: Settings = {

@@ -134,11 +134,16 @@ def _written(logs: Sequence[LogSet], report: Report) -> Iterator[tuple[LogSet, P
 
 
 def _protocol(sizes: Sizes, is_quick: bool) -> dict[str, object]:
-    return {
-        "quick": is_quick,
+    judge = {
         "split": "global, by time: 80 % training, 10 % validation, 10 % test",
         "tuning": f"at most {sizes.budget} trials of each by {METRIC} in the validation period, then trained on both",
         "queries": f"each (user, time) of the period with a new positive, at most {sizes.evaluation.max_queries}",
+    }
+    besides = {"leave-one-out": "each user's last item tests, the one before validates; no tuning; seen items masked"}
+    return {
+        "quick": is_quick,
+        **(judge if sizes.logs else {}),
+        **(besides if sizes.leave_one_out else {}),
         "intervals": f"{sizes.evaluation.confidence:.0%}, {sizes.evaluation.bootstrap_samples} bootstraps over users",
     }
 
@@ -219,7 +224,7 @@ def _add_leave_one_out(report: Report, name: str, judged: dict[str, dict[str, In
         shown = "sasrec" if model == OURS else model
         report.more_tables[1].add_row("" if place else name, shown, *(f"{values[m].value:.4f}" for m in values))
         for metric, value in values.items():
-            report.metrics[f"{name}.leave_one_out.{shown}.{metric}"] = value.value
+            _add(report.metrics, f"{name}.leave_one_out.{shown}.{metric}", value)
     report.more_tables[1].add_section()
 
 

@@ -37,12 +37,16 @@ class LeaveOneOut:
 def leave_one_out(interactions: InteractionLog, history_length: int) -> LeaveOneOut:
     """Splits each known user's positives, in the order of the log; a user's second positive on an item is left out.
 
+    A user's positives of one second are taken to be a second apart, so that what came before one is what stands before
+    it in the log, in training as in a query: papers know the order alone.
+
     history_length: of a query, its latest positives.
 
     Raises:
       UserError: no user has three positives on different items.
     """
     users, items, times = _first_of_each(interactions)
+    times = _apart(users, times)
     begins = np.searchsorted(users, users, side="left")
     ends = np.searchsorted(users, users, side="right")
     asked = np.unique(users[ends - begins >= SHORTEST])
@@ -96,6 +100,14 @@ def _first_of_each(interactions: InteractionLog) -> tuple[np.ndarray, np.ndarray
     _, first = np.unique(users * (int(items.max(initial=0)) + 1) + items, return_index=True)
     first = np.sort(first)
     return users[first], items[first], times[first]
+
+
+def _apart(users: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """[n] times that grow with each of a user's rows, by at least a second. users, times: sorted by user, then time."""
+    places = np.arange(len(users)) - np.searchsorted(users, users, side="left")
+    slack = times - places
+    span = int(slack.max(initial=0)) - int(slack.min(initial=0)) + 1
+    return np.maximum.accumulate(users * span + slack) - users * span + places
 
 
 def _negatives(queries: Queries, num_items: int, seed: int) -> np.ndarray:

@@ -34,6 +34,13 @@ class RetrievalLoss(keras.layers.Layer):
     With `negatives.hard` a second cross-entropy is added, against those that score highest alone and uncorrected
     (online hard negatives: Huang et al., "Embedding-based Retrieval in Facebook Search", KDD 2020, section 6.1.1).
 
+    What the queue holds has no gradient: an item would be pulled to its positives with all its weight, and pushed from
+    other queries with that part of the softmax alone which falls on the batch's own candidates. So the gradient of
+    these is the larger by as much as there are more negatives than those of the batch (`_scaled_gradient`): rows of
+    batches being exchangeable, that is the expected gradient of a queue whose vectors had one. (Such an imbalance is
+    why Kim et al., "A Gradient Accumulation Method for Dense Retriever under Memory Constraint", NeurIPS 2024, keep
+    queries beside passages.)
+
     Its state (frequencies, queue) is updated by the whole global batch, so it is the same on every rank.
     """
 
@@ -125,7 +132,8 @@ class RetrievalLoss(keras.layers.Layer):
             before = self.queue.rows()
             if remembers:
                 self.queue.push(batch)
-            parts, of_batches = [*parts, before], of_batches + before.count
+            pushed = batch._replace(vectors=_scaled_gradient(batch.vectors, 1.0 + before.count / of_batches))
+            parts, of_batches = [pushed, before], of_batches + before.count
         if sampled is not None:
             parts = [*parts, sampled]
         return joined(parts), of_batches
@@ -141,6 +149,12 @@ class RetrievalLoss(keras.layers.Layer):
             return rows.log_q
         of_rows = tf.math.log(tf.maximum(of_batches, 1e-6)) + rows.log_q
         return tf.reduce_logsumexp(tf.stack([of_rows, rows.log_draws]), axis=0)
+
+
+def _scaled_gradient(values: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
+    """The same values, whose gradient is so many times as large. scale: [] float32; one that is not finite is 1."""
+    more = tf.where(tf.math.is_finite(scale), scale - 1.0, 0.0)
+    return values + more * (values - tf.stop_gradient(values))
 
 
 def _cross_entropy(positive: tf.Tensor, negative: tf.Tensor) -> tf.Tensor:

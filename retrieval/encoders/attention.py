@@ -23,8 +23,8 @@ class SelfAttention(Encoder):
     Items' vectors times sqrt(units), plus learned positions; then blocks x + dropout(g(layer_norm(x))) with g causal
     attention, then a two-layer feed-forward network (eq. 2 to 6); a last layer norm. A training row is one positive and
     the history before it: of all positions the paper trains at once, each is a row of its own here, so that its user
-    features and negatives are those of its time. Positions count from the latest item, as the paper's padding makes
-    them.
+    features and negatives are those of its time. Of the last block nothing but the latest item's output is read, so
+    that is all it computes. Positions count from the latest item, as the paper's padding makes them.
     """
 
     def __init__(self, features: Sequence[str], dim: int, config: AttentionConfig, seed: int) -> None:
@@ -35,18 +35,23 @@ class SelfAttention(Encoder):
         self._positions = positions(self, config.length, units, seed + 1)
         self._blocks = [_Block(f"block_{i}", units, config.heads, seed + 10 * (i + 1)) for i in range(config.blocks)]
         self._norm = _layer_norm(None, units)
+        columns = [config.length] * (1 + _DROPOUTS_PER_BLOCK * (config.blocks - 1)) + [1] * _DROPOUTS_PER_BLOCK
+        self._dropped = columns if config.dropout else []
 
     def draws(self, rows: tf.Tensor, step: tf.Tensor, first_row: tf.Tensor | int = 0) -> list[tf.Tensor]:
-        """[rows, length * units] each: by place in the history, whatever other rows' lengths are."""
-        count = 1 + _DROPOUTS_PER_BLOCK * len(self._blocks) if self._dropout else 0
-        width = self._length * self.width
-        return [uniform(rows, width, first_row, step, self._seed + 7_919 * i) for i in range(count)]
+        """[rows, length * units] each: by place in the history, whatever other rows' lengths are; of the last block
+        [rows, units]."""
+        return [
+            uniform(rows, columns * self.width, first_row, step, self._seed + 7_919 * i)
+            for i, columns in enumerate(self._dropped)
+        ]
 
     def call(self, histories: Mapping[str, Any], draws: Sequence[tf.Tensor] = ()) -> tf.Tensor:
         vectors, there = latest([histories[name] for name in self.features], self._length)
         columns = tf.shape(there)[1]
         mask = there[:, :, tf.newaxis]
-        masks = iter([tf.reshape(each, [-1, self._length, self.width])[:, -columns:] for each in draws])
+        by_place = (tf.reshape(each, [-1, n, self.width]) for each, n in zip(draws, self._dropped, strict=False))
+        masks = iter([each[:, -columns:] for each in by_place])
 
         def dropped(values: tf.Tensor) -> tf.Tensor:
             return dropout(values, self._dropout, next(masks)) if draws else values
@@ -55,9 +60,10 @@ class SelfAttention(Encoder):
         may_see = tf.logical_and(causal[tf.newaxis], there[:, tf.newaxis, :])
         values = self._mapped(vectors) * math.sqrt(self.width) + self._positions[-columns:]
         values = tf.where(mask, dropped(values), 0.0)
-        for block in self._blocks:
+        for block in self._blocks[:-1]:
             values = block(values, may_see, dropped)
-        return tf.where(mask[:, -1], self._norm(values[:, -1]), 0.0)
+        values = self._blocks[-1](values, may_see, dropped, latest_alone=True)
+        return tf.where(mask[:, -1], self._norm(values[:, 0]), 0.0)
 
 
 class _Block(keras.layers.Layer):
@@ -71,10 +77,14 @@ class _Block(keras.layers.Layer):
         self._inner = dense(units, units, seed + 3, activation="relu")
         self._outer = dense(units, units, seed + 4)
 
-    def call(self, values: tf.Tensor, may_see: tf.Tensor, dropped: Any) -> tf.Tensor:
-        """values: [B, L, units]. may_see: [B, L, L] bool, which columns each may attend to. dropped: drops a part."""
+    def call(self, values: tf.Tensor, may_see: tf.Tensor, dropped: Any, latest_alone: bool = False) -> tf.Tensor:
+        """[B, L, units], or of the last column alone, [B, 1, units]. values: [B, L, units]. may_see: [B, L, L] bool,
+        which columns each may attend to. dropped: drops a part."""
         normed = self._norms[0](values)
-        queries, keys, seen = (self._by_head(layer(normed)) for layer in (self._query, self._key, self._value))
+        keys, seen = self._by_head(self._key(normed)), self._by_head(self._value(normed))
+        if latest_alone:
+            values, normed, may_see = values[:, -1:], normed[:, -1:], may_see[:, -1:]
+        queries = self._by_head(self._query(normed))
         logits = tf.einsum("bqhd,bkhd->bhqk", queries, keys) / math.sqrt(queries.shape[-1])
         shares = tf.nn.softmax(tf.where(may_see[:, tf.newaxis], logits, MASKED))
         attended = tf.reshape(tf.einsum("bhqk,bkhd->bqhd", shares, seen), tf.shape(values))

@@ -11,9 +11,10 @@ NOBODY = -1
 
 class CandidateQueue(keras.layers.Layer):
     """The last `capacity` candidates, first in, first out, as they were then (Wang et al., "Cross-Batch Negative
-    Sampling for Training Two-Tower Recommenders", SIGIR 2021): vectors, without a gradient, items, and how often they
-    are sampled. While training begins vectors move too fast to be kept: before `after` batches have come nothing is
-    given. Every rank gives it the whole global batch, so all hold the same."""
+    Sampling for Training Two-Tower Recommenders", SIGIR 2021): vectors, without a gradient (`RetrievalLoss` says what
+    stands in for it), items, and how often they were sampled at their time. While training begins vectors move too fast
+    to be kept: before `after` batches have come nothing is given. Every rank gives it the whole global batch, so all
+    hold the same."""
 
     def __init__(self, capacity: int, dim: int, after: int, name: str = "candidate_queue") -> None:
         super().__init__(name=name, autocast=False)

@@ -11,6 +11,7 @@ from evaluation.config import EvaluationConfig
 from evaluation.harness import Catalogue, evaluate
 from evaluation.leave_one_out import SAMPLED, leave_one_out, sampled_metrics
 from foundation.errors import UserError
+from inputs.histories import Histories
 
 ITEMS = 150
 EVENTS = st.lists(
@@ -48,6 +49,9 @@ def test_each_users_last_two_items_are_held_out_in_the_order_of_the_log(events, 
     for user, items in of.items():
         assert trained[user] == (items[:-2] if user in asked else items)
     assert (np.diff(parts.training.times) >= 0).all()
+    histories = Histories(parts.training).before(parts.training.users, parts.training.times, None)
+    for row, (user, item) in enumerate(zip(parts.training.users.tolist(), parts.training.items.tolist(), strict=True)):
+        assert histories.row(row).tolist() == of[user][: of[user].index(item)]  # of the same second, too
     for queries, place in ((parts.validation, -2), (parts.test, -1)):
         assert queries.users.tolist() == asked
         for row, user in enumerate(asked):

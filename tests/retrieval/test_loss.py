@@ -200,6 +200,34 @@ class TestQueue:
         assert tape.gradient(total, candidates) is None
         assert loss.trainable_variables == []
 
+    def test_items_are_pushed_as_if_what_it_holds_had_a_gradient(self):
+        """In expectation over batches and queues, all of them of two items, whose vectors do not move meanwhile."""
+        rng, q = np.random.default_rng(5), np.array([0.8, 0.2])
+        loss = loss_of(dim=4, batch_size=2, negatives={"queue": 1, "queue_after": 0})
+        table, liked_by = tf.Variable(rng.normal(size=(2, 4)), dtype=tf.float32), rng.normal(size=(2, 4))
+        log_q = np.log(q).astype(np.float32)
+
+        def live(queries, batch, queued):
+            pool = np.append(batch, queued)
+            logits = tf.matmul(queries, tf.gather(table, pool), transpose_b=True) - log_q[pool]
+            own = tf.linalg.diag_part(logits[:, : len(batch)])
+            negatives = tf.where(batch[:, np.newaxis] == pool, -1e9, logits)
+            return tf.reduce_mean(tf.reduce_logsumexp(tf.concat([own[:, tf.newaxis], negatives], 1), 1) - own)
+
+        expected = np.zeros((2, 2, 4))
+        for places in np.ndindex(2, 2, 2, 2):
+            batch, queued = np.split(np.array(places), 2)
+            queries = tf.constant(liked_by[batch], tf.float32)
+            loss.queue.push(rows(tf.gather(table, queued), queued, log_q[queued]))
+            with tf.GradientTape(persistent=True) as tape:
+                own = rows(tf.gather(table, batch), batch, log_q[batch])
+                ours = tf.reduce_sum(loss.by_row(queries, own, remembers=False))
+                theirs = live(queries, batch, queued)
+            assert float(ours) == pytest.approx(float(theirs), rel=1e-5)
+            for i, of in enumerate((ours, theirs)):
+                expected[i] += q[list(places)].prod() * tf.convert_to_tensor(tape.gradient(of, table)).numpy()
+        np.testing.assert_allclose(*expected, atol=1e-6)
+
 
 class TestHard:
     @settings(deadline=None, max_examples=12)
