@@ -10,6 +10,7 @@ from retrieval.index.searcher import Searcher
 from retrieval.index.setting import Effort
 
 _ROWS = 1 << 16
+_ROUNDING = 1e-5  # of a score: between two ways of summing the same product
 
 
 class TopK:
@@ -54,6 +55,16 @@ def recall_of(found: np.ndarray, wanted: np.ndarray) -> float:
     rows = np.arange(len(wanted))[:, np.newaxis]
     span = len(ids) + 1  # so that a row's -1 is none of the row before
     return float(np.isin(rows * span + wanted, rows * span + found).mean())
+
+
+def shares_found(scores: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """[Q] float64: what share of the k best was found, where any of those that tie with the k-th will do.
+
+    scores: [Q, any], true ones of what was found, each item once; -inf where nothing was. wanted: [Q, k], of the k
+    best, best first.
+    """
+    least = wanted[:, -1:] - _ROUNDING * np.abs(wanted[:, -1:])
+    return np.minimum((scores >= least).sum(axis=1), wanted.shape[1]) / wanted.shape[1]
 
 
 def recall_by_leaves(searcher: Searcher, queries: np.ndarray, wanted: np.ndarray) -> Callable[[int], float]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from retrieval.index.exact import exact_top
 from retrieval.index.items.slots import View
+from retrieval.index.recall import shares_found
 
 WAITING = 32  # sampled searches; those beyond are not judged, and counted
 JUDGED_AT = 100  # neighbours at most
@@ -72,10 +73,11 @@ class ShadowRecall:
         """Judges a sampled search. No slot of its view may be used again meanwhile."""
         view, k = sampled.view, sampled.slots.shape[1]
         there = np.flatnonzero(view.visible_mask())
-        wanted, _ = exact_top(view.vectors, there, view.ids, sampled.queries, min(k, len(there)), None)
-        recalls = [float(np.isin(want, found).mean()) for want, found in zip(wanted, sampled.slots, strict=True)]
+        _, wanted = exact_top(view.vectors, there, view.ids, sampled.queries, min(k, len(there)), None)
+        found = np.einsum("qkd,qd->qk", view.vectors[sampled.slots], sampled.queries)
+        shares = shares_found(np.where(sampled.slots >= 0, found, -np.inf), wanted)
         with self._lock:
-            self._recalls.extend(recalls)
+            self._recalls.extend(shares.tolist())
 
     def recall(self) -> Recall:
         with self._lock:

@@ -12,7 +12,7 @@ from retrieval.index.exact import exact_top
 from retrieval.index.live import folder as live_folder
 from retrieval.index.live.config import LiveConfig
 from retrieval.index.live.index import LiveIndex
-from retrieval.index.recall import recall_of
+from retrieval.index.recall import shares_found
 from retrieval.index.searcher import SCANN
 from retrieval.index.sharded.index import MANIFEST as SHARDED_MANIFEST
 from retrieval.index.sharded.index import ShardedIndex
@@ -84,14 +84,16 @@ def judged_recall(index: Opened, items: Items, queries: np.ndarray) -> tuple[flo
     first few hundred are asked."""
     queries = np.ascontiguousarray(queries[:_JUDGED_ON], np.float32)
     k = min(JUDGED_AT, max(index.size, 1))
-    best = np.full((len(queries), k), -1, np.int64)
-    scores = np.full((len(queries), k), -np.inf, np.float32)
+    found, _ = index.search(queries, k)
+    scores = np.full(found.shape, -np.inf, np.float32)  # true ones of what was found
+    wanted = np.full((len(queries), k), -np.inf, np.float32)
     count = 0
     for ids, vectors in items:
-        rows, values = exact_top(vectors, None, ids, queries, k, None)
-        found = np.where(rows >= 0, ids[rows], -1)
-        both, both_scores = np.hstack([best, found]), np.hstack([scores, values])
-        order = np.lexsort((both, -both_scores), axis=1)[:, :k]
-        best, scores = np.take_along_axis(both, order, 1), np.take_along_axis(both_scores, order, 1)
+        _, values = exact_top(vectors, None, ids, queries, k, None)
+        wanted = -np.sort(-np.hstack([wanted, values]), axis=1)[:, :k]
+        order = np.argsort(ids)
+        places = order[np.searchsorted(ids, found, sorter=order).clip(max=len(ids) - 1)]
+        row, column = np.nonzero(ids[places] == found)
+        scores[row, column] = np.einsum("nd,nd->n", vectors[places[row, column]], queries[row])
         count += len(ids)
-    return recall_of(index.search(queries, k)[0], best), count
+    return float(shares_found(scores, wanted).mean()), count

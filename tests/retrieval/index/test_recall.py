@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrieval.index.recall import exact_search, recall_of, tune_leaves_to_search
+from retrieval.index.recall import exact_search, recall_of, shares_found, tune_leaves_to_search
 
 
 @settings(deadline=None, max_examples=50)
@@ -52,3 +52,9 @@ def test_tuning_finds_about_the_fewest_leaves_that_reach_the_target(leaves, need
         assert chosen == leaves
     else:
         assert needed <= chosen <= needed + max(1, needed // 16)
+
+
+def test_a_share_counts_any_of_those_that_tie_with_the_last():
+    wanted = np.array([[3, 2, 2], [5, 4, 1], [-1, -2, -2]], np.float32)
+    found = np.array([[2, 2, 3], [5, 1, -np.inf], [-1, -3, -2.000001]], np.float32)
+    np.testing.assert_allclose(shares_found(found, wanted), [1, 2 / 3, 2 / 3])

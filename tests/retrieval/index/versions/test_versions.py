@@ -102,6 +102,12 @@ class TestPublish:
             Versions(root).publish(tmp_path / "poor", Demands(recall=0.999))
         assert Versions(root).publish(tmp_path / "poor", Demands(recall=0.1)).recall < 0.999
 
+    def test_any_of_those_that_tie_will_do(self, root, tmp_path):
+        write_npy(tmp_path / "source", np.arange(3_000), np.ones((3_000, DIM), np.float32))
+        build_sharded(tmp_path / "source", tmp_path / "equal", None, 2, 1)
+        asked = np.random.default_rng(0).standard_normal((9, DIM), np.float32)
+        assert Versions(root).publish(tmp_path / "equal", queries=asked).recall == 1.0
+
     def test_one_that_lost_most_items_is_refused_unless_meant(self, root, tmp_path):
         saved(tmp_path / "small", 5, size=100)
         with pytest.raises(UserError, match=r"100 items, less than 0\.5 of the 400 of version 0001"):
