@@ -36,7 +36,8 @@ class RetrievalModel(tfrs.Model):
     knows them.
 
     Raises:
-      UserError: the config asks for negatives from the catalogue, which only batches of `inputs.batches` hold.
+      UserError: the config asks for negatives from the catalogue, which only batches of `inputs.batches` hold; log_q is
+        "given" and a batch has no feature `log_q`.
     """
 
     def __init__(
@@ -50,7 +51,9 @@ class RetrievalModel(tfrs.Model):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        config = config or RetrievalConfig(log_q="streaming")
+        config = config or RetrievalConfig()
+        if "log_q" not in config.model_fields_set:
+            config = config.model_copy(update={"log_q": "streaming"})
         beside = config.beside
         if beside.uniform or beside.popular or beside.catalogue:
             raise UserError(
@@ -68,6 +71,10 @@ class RetrievalModel(tfrs.Model):
         queries = self._vectors(self.query_tower, inputs, training)
         candidates = self._vectors(self.candidate_tower, inputs, training)
         items = tf.cast(features[self._item], tf.int64)
+        if self._given and "log_q" not in features:
+            raise UserError(
+                'RetrievalModel: log_q is "given", and a batch has no feature log_q.', 'Say log_q="streaming".'
+            )
         log_q = tf.cast(features["log_q"], tf.float32) if self._given else tf.zeros_like(items, tf.float32)
         communicator = LocalCommunicator() if self.embedding is None else self.embedding.communicator
         share = share_of(communicator, tf.shape(items)[0])

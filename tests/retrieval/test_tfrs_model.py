@@ -100,6 +100,13 @@ def test_negatives_that_are_not_in_its_batches_are_refused(options):
         model(config=RetrievalConfig.model_validate(options))
 
 
+def test_the_frequencies_are_its_own_unless_they_are_said_to_be_given():
+    estimates = model(config=RetrievalConfig(temperature=0.1))
+    assert np.isfinite(float(estimates.compute_loss(batch(), training=True)))
+    with pytest.raises(UserError, match="no feature log_q"):
+        model(config=RetrievalConfig(log_q="given")).compute_loss(batch(), training=True)
+
+
 def test_a_tower_of_another_shape_is_named():
     towers = (Tower("user", USERS), lambda inputs, training: tf.zeros([64, 3, DIM]))
     with pytest.raises(ValueError, match=r"a tower gave \(64, 3, 8\); it gives one vector a row"):

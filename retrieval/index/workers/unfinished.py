@@ -28,10 +28,15 @@ def unfinished(
     finish it any more; then all is begun again.
 
     Raises:
-      UserError: another process is at work there; what lies there was begun from another plan; the disk refuses.
+      UserError: another process is at work there, or has made `out`; what lies there was begun from another plan; the
+        disk refuses.
     """
     work = out.with_name(f".{out.name}.building")
     with disk_errors(out), _held(work):
+        if out.exists():
+            if not (work / _PLAN).exists():
+                shutil.rmtree(work)
+            raise UserError(f"{out}: another process has made it meanwhile.", "Run the same command again.")
         _begin(work, plan, is_lost)
         yield work
         commit_directory(work, out)  # with its plan: until it is there, what lies in `work` is of that plan alone
