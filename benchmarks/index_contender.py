@@ -118,10 +118,13 @@ class FaissIvfPq:
 
         self._faiss = faiss
 
+    def text(self, asked: dict[str, Any]) -> str:
+        """As faiss' factory reads it."""
+        return f"IVF{asked['lists']},PQ{asked['codes']}x4fs,RFlat"
+
     def build(self, source: str, asked: dict[str, Any], file: str) -> None:
         vectors = _vectors_of(source)
-        text = f"IVF{asked['lists']},PQ{asked['codes']}x4fs,RFlat"
-        self._index = self._faiss.index_factory(vectors.shape[1], text, self._faiss.METRIC_INNER_PRODUCT)
+        self._index = self._faiss.index_factory(vectors.shape[1], self.text(asked), self._faiss.METRIC_INNER_PRODUCT)
         self._index.train(vectors)
         self._index.add(vectors)
         self._faiss.write_index(self._index, file)
@@ -140,14 +143,8 @@ class FaissIvfPq:
 class FaissIvfFlat(FaissIvfPq):
     """IVF over the vectors themselves. build: "lists". effort: [lists probed, threads]."""
 
-    def build(self, source: str, asked: dict[str, Any], file: str) -> None:
-        vectors = _vectors_of(source)
-        self._index = self._faiss.index_factory(
-            vectors.shape[1], f"IVF{asked['lists']},Flat", self._faiss.METRIC_INNER_PRODUCT
-        )
-        self._index.train(vectors)
-        self._index.add(vectors)
-        self._faiss.write_index(self._index, file)
+    def text(self, asked: dict[str, Any]) -> str:
+        return f"IVF{asked['lists']},Flat"
 
     def load(self, file: str, vectors: np.ndarray, asked: dict[str, Any]) -> None:
         self._index = self._faiss.read_index(file)
@@ -189,47 +186,49 @@ class Hnswlib:
     """build: "links" (M), "effort" (ef_construction). effort: [ef]."""
 
     packages = ("hnswlib",)
+    space = "ip"
 
     def __init__(self) -> None:
         import hnswlib
 
         self._hnswlib = hnswlib
 
+    def held(self, vectors: np.ndarray) -> np.ndarray:
+        """What the index is of."""
+        return vectors
+
+    def asked_for(self, queries: np.ndarray) -> np.ndarray:
+        """What it is asked for."""
+        return queries
+
     def build(self, source: str, asked: dict[str, Any], file: str) -> None:
-        vectors = _vectors_of(source)
-        self._index = self._hnswlib.Index("ip", vectors.shape[1])
+        vectors = self.held(_vectors_of(source))
+        self._index = self._hnswlib.Index(self.space, vectors.shape[1])
         self._index.init_index(len(vectors), M=asked["links"], ef_construction=asked["effort"])
         self._index.add_items(vectors, num_threads=_THREADS)
         self._index.save_index(file)
 
     def load(self, file: str, vectors: np.ndarray, asked: dict[str, Any]) -> None:
-        self._index = self._hnswlib.Index("ip", vectors.shape[1])
+        self._index = self._hnswlib.Index(self.space, self.asked_for(vectors[:1]).shape[1])
         self._index.load_index(file)
         self._index.set_num_threads(_THREADS)
 
     def search(self, queries: np.ndarray, effort: list[int]) -> np.ndarray:
         self._index.set_ef(effort[0])
-        return self._index.knn_query(queries, K)[0].astype(np.int64)
+        return self._index.knn_query(self.asked_for(queries), K)[0].astype(np.int64)
 
 
 class HnswlibReduced(Hnswlib):
     """The same, of the inner product reduced to L2 by one more dimension (Bachrach et al., RecSys 2014)."""
 
-    def build(self, source: str, asked: dict[str, Any], file: str) -> None:
-        vectors = _vectors_of(source)
+    space = "l2"
+
+    def held(self, vectors: np.ndarray) -> np.ndarray:
         squares = np.square(vectors).sum(axis=1, keepdims=True)
-        self._index = self._hnswlib.Index("l2", vectors.shape[1] + 1)
-        self._index.init_index(len(vectors), M=asked["links"], ef_construction=asked["effort"])
-        self._index.add_items(np.hstack([vectors, np.sqrt(squares.max() - squares)]), num_threads=_THREADS)
-        self._index.save_index(file)
+        return np.hstack([vectors, np.sqrt(squares.max() - squares)])
 
-    def load(self, file: str, vectors: np.ndarray, asked: dict[str, Any]) -> None:
-        self._index = self._hnswlib.Index("l2", vectors.shape[1] + 1)
-        self._index.load_index(file)
-        self._index.set_num_threads(_THREADS)
-
-    def search(self, queries: np.ndarray, effort: list[int]) -> np.ndarray:
-        return super().search(np.pad(queries, ((0, 0), (0, 1))), effort)
+    def asked_for(self, queries: np.ndarray) -> np.ndarray:
+        return np.pad(queries, ((0, 0), (0, 1)))
 
 
 KINDS: dict[str, type[Any]] = {

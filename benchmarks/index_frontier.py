@@ -53,6 +53,11 @@ class Point:
     def family(self) -> str:
         return self.contender.family
 
+    @property
+    def key(self) -> tuple[str, tuple[int, ...]]:
+        """What is measured: the index and the effort."""
+        return self.contender.name, self.effort
+
 
 @dataclass(frozen=True)
 class Built:
@@ -106,14 +111,14 @@ def measure(data: VectorSet, contenders: Sequence[Contender], rounds: Rounds, fo
                 del alive[name]
         points: list[Point] = []
         asked = {key: alive[key[0]] for key in recalls if key[0] in alive}
+        known: dict[tuple[str, tuple[int, ...]], Mapping[int, float]] = {}
         for each in (replace(rounds, of_batches=1), rounds):
-            rates, ended = timed(asked, each, {(point.contender.name, point.effort): point.rates for point in points})
+            if points:
+                known = {point.key: point.rates for point in near(points)}
+                asked = {key: asked[key] for key in known}
+            rates, ended = timed(asked, each, known)
             notes.extend(f"{data.name}: {name}: {reason}" for name, reason in ended.items())
             points = [Point(asked[key][0], key[1], recalls[key], found) for key, found in rates.items()]
-            asked = {
-                (point.contender.name, point.effort): asked[point.contender.name, point.effort]
-                for point in near(points)
-            }
     return Measured(tuple(points), tuple(built), tuple(notes), facts)
 
 

@@ -174,8 +174,9 @@ class ShardedEmbedding(keras.layers.Layer):
     def call(self, inputs: Mapping[str, Any] | Begun, training: bool | None = None) -> dict[str, Any]:
         """See the class. inputs: by feature, or what `begin` gave. training: True also checks that the step before was
         applied."""
-        return as_written(self._outputs_of)(inputs, training)
+        return self._outputs_of(inputs, training)
 
+    @as_written
     def _outputs_of(self, inputs: Mapping[str, Any] | Begun, training: bool | None) -> dict[str, Any]:
         _refuse_replicas(self._communicator)
         inputs, routed = self._as_begun(inputs, training)

@@ -15,8 +15,6 @@ from foundation.progress import say
 
 index_versions = typer.Typer()
 
-_QUERIES = 256  # of a file that judge
-
 Root = Annotated[Path, typer.Argument(help="The folder of all versions of an index.", metavar="ROOT")]
 
 
@@ -45,9 +43,10 @@ def publish(
 ) -> None:
     """Judge an index and make it the version that is served, in one rename; readers take it up within a second."""
     from retrieval.index.sources.queries import read_queries
+    from retrieval.index.versions.published import JUDGED_ON
     from retrieval.index.versions.versions import Demands, Versions
 
-    asked = None if queries is None else read_queries(queries, _QUERIES, seed=0)
+    asked = None if queries is None else read_queries(queries, JUDGED_ON, seed=0)
     version = Versions(root).publish(folder, Demands(recall, smallest_share), asked, vectors, keep)
     say(f"{root}: version {version.name} is current: {version.size:,} items, recall {version.recall:.3f}")
 

@@ -109,6 +109,11 @@ def not_judged(queries: np.ndarray, judged: int) -> np.ndarray:
     return queries[judged:] if len(queries) >= 2 * judged else queries
 
 
+def spread(vectors: np.ndarray, count: int) -> np.ndarray:
+    """At most so many of vectors [N, D], from the whole."""
+    return vectors[:: -(-len(vectors) // count)]
+
+
 def _tight_frame(width: int, dim: int) -> np.ndarray:
     """[width, dim] float64, orthonormal columns: width directions, alike, of a space of `dim`."""
     drawn = np.random.default_rng(_SEED).standard_normal((width, dim))

@@ -14,7 +14,7 @@ from foundation.errors import UserError, damaged
 from foundation.files import atomic_directory, file_entry, read_json
 from inputs.ragged import Ragged
 from retrieval.config import IndexConfig
-from retrieval.index.basis import not_judged
+from retrieval.index.basis import not_judged, spread
 from retrieval.index.codes import SAMPLE as SAMPLE_OF_CODES
 from retrieval.index.codes import measured_codes
 from retrieval.index.exact import Denied
@@ -93,8 +93,7 @@ class Index:
         given = given[np.random.default_rng(seed).permutation(len(given))[:LEARNED_FROM]]
         setting = setting_of(config, len(vectors))
         if config.codes == "measured" and queries is not None:
-            sample = vectors[:: -(-len(vectors) // SAMPLE_OF_CODES)]
-            setting = replace(setting, codes=measured_codes(sample, given, setting))
+            setting = replace(setting, codes=measured_codes(spread(vectors, SAMPLE_OF_CODES), given, setting))
         asked, tree = given[:SAMPLE], cls._tree(vectors, config, setting, given)
         if measured:
             exact = cls._exact(vectors)

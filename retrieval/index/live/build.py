@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from retrieval.index.basis import not_judged
+from retrieval.index.basis import not_judged, spread
 from retrieval.index.codes import SAMPLE, measured_codes
 from retrieval.index.exact import exact_top
 from retrieval.index.live.config import LiveConfig
@@ -32,8 +32,8 @@ def tuned_builder(config: LiveConfig, setting: TreeSetting | None = None) -> Bui
             queries = None
         chosen = (setting or TreeSetting.usual(len(vectors))).fitted(len(vectors))
         if setting is None and queries is not None:
-            chosen = replace(chosen, codes=measured_codes(_spread(vectors, SAMPLE), queries, chosen))
-        asked = _spread(vectors, _TUNED_ON) if queries is None else queries[:_TUNED_ON]
+            chosen = replace(chosen, codes=measured_codes(spread(vectors, SAMPLE), queries, chosen))
+        asked = spread(vectors, _TUNED_ON) if queries is None else queries[:_TUNED_ON]
         taught = None if queries is None else not_judged(queries, _TUNED_ON)
         built = Searcher.build_tree(vectors, chosen, config.build_threads, taught)
         searcher = Searcher(built.native, built.dim, built.setting, config.search_threads, built.basis)
@@ -45,8 +45,3 @@ def tuned_builder(config: LiveConfig, setting: TreeSetting | None = None) -> Bui
         return searcher
 
     return build
-
-
-def _spread(vectors: np.ndarray, count: int) -> np.ndarray:
-    """At most so many of them, from the whole."""
-    return vectors[:: -(-len(vectors) // count)]

@@ -20,7 +20,7 @@ from retrieval.index.sharded.shard import IDS
 from retrieval.index.sources.source import Items
 
 JUDGED_AT = 100  # neighbours
-_JUDGED_ON = 256  # queries
+JUDGED_ON = 256  # queries
 _ROWS_AT_ONCE = 1 << 16
 _VECTORS = "dataset.npy"  # where ScaNN scores again in float32
 
@@ -82,7 +82,7 @@ def vectors_of(folder: Path) -> Items:
 def judged_recall(index: Opened, items: Items, queries: np.ndarray) -> tuple[float, int]:
     """(recall of the exact top 100, or of all where there are fewer; how many items there are). queries [Q, D]: the
     first few hundred are asked."""
-    queries = np.ascontiguousarray(queries[:_JUDGED_ON], np.float32)
+    queries = np.ascontiguousarray(queries[:JUDGED_ON], np.float32)
     k = min(JUDGED_AT, max(index.size, 1))
     found, _ = index.search(queries, k)
     scores = np.full(found.shape, -np.inf, np.float32)  # true ones of what was found

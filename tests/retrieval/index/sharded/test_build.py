@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +25,7 @@ from retrieval.index.sharded.distinct import repeated_value
 from retrieval.index.sharded.index import merged
 from retrieval.index.sources.source import open_source
 from tests.retrieval.index.sources import clustered, parquet_table, write_npy, write_parquet, write_zarr
+from tests.retrieval.index.waiting import until
 
 SIZE = 6_000
 SETTING = TreeSetting(leaves=40, leaves_to_search=40, reorder=300)
@@ -187,13 +187,13 @@ build_sharded(sys.argv[1], sys.argv[2], TreeSetting(40, 40, 300), 4, 1)
     def test_a_killed_build_goes_on_from_the_shards_that_are_done(self, tmp_path, source, queries, number):
         work = tmp_path / ".out.building"
         process = self.start(source, tmp_path / "out")
-        until((work / "shard-00001").exists)
+        until((work / "shard-00001").exists, 60)
         process.send_signal(number)
         process.wait()
         assert process.returncode != 0
         assert not (tmp_path / "out").exists()
         before = (work / "shard-00000" / "searcher.json").stat().st_mtime_ns
-        until(lambda: not [e for e in work.glob(".shard*.partial") if alive(int(e.name.split(".")[-2]))])
+        until(lambda: not [e for e in work.glob(".shard*.partial") if alive(int(e.name.split(".")[-2]))], 60)
         build_sharded(source, tmp_path / "out", SETTING, 4, 2)
         assert (tmp_path / "out" / "shard-00000" / "searcher.json").stat().st_mtime_ns == before
         assert sorted(e.name for e in tmp_path.iterdir()) == ["out", "source"]
@@ -266,7 +266,7 @@ build_sharded(sys.argv[1], sys.argv[2], TreeSetting(40, 40, 300), 4, 1)
 
     def killed(self, tmp_path, source):
         process = self.start(source, tmp_path / "out")
-        until((tmp_path / ".out.building" / "shard-00000").exists)
+        until((tmp_path / ".out.building" / "shard-00000").exists, 60)
         process.kill()
         process.wait()
 
@@ -283,13 +283,6 @@ def interrupted_at(folder):
 
     real = files._sync
     return sync
-
-
-def until(condition, seconds=60.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 def alive(pid: int) -> bool:

@@ -27,6 +27,7 @@ from retrieval.index.versions.reader import VersionedIndex
 from retrieval.index.versions.versions import Demands, Pointer, Versions
 from tests.retrieval.index.live.models import tree_builder
 from tests.retrieval.index.sources import clustered, write_npy
+from tests.retrieval.index.waiting import until
 from trainer.main import app
 
 REPOSITORY = Path(__file__).parents[4]
@@ -241,19 +242,19 @@ class TestReaders:
             with monkeypatch.context() as patched:
                 patched.setattr(reader, "open_index", out_of_memory)
                 Versions(root).publish(folders[1])
-                until(lambda: index.failure)
+                until(lambda: index.failure, 20)
             assert "MemoryError" in index.failure
             assert value_of(index) == 1
             Versions(root).publish(folders[2])
-            until(lambda: index.version == "0003")
+            until(lambda: index.version == "0003", 20)
             assert index.failure is None
 
     def test_what_was_wrong_with_a_version_is_no_failure_once_it_is_rolled_back(self, root, folders):
         with VersionedIndex(root, poll_seconds=0.01) as index:
             Versions(root)._point(Pointer("0002", ("0001",), 2))  # of which nothing is there
-            until(lambda: index.failure)
+            until(lambda: index.failure, 20)
             Versions(root).rollback()
-            until(lambda: index.failure is None)
+            until(lambda: index.failure is None, 20)
             assert index.version == "0001"
 
     def test_its_threads_are_those_asked_for(self, root, folders):
@@ -289,13 +290,6 @@ class TestReaders:
 
 def out_of_memory(*given):
     raise MemoryError
-
-
-def until(condition, seconds=20.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def _reader(root, answers):
